@@ -1,0 +1,1 @@
+"""The built-in plugins. They use what a third party may use: `cryomamba_core`."""

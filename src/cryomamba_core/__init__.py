@@ -1,0 +1,1 @@
+"""What every part of CryoMamba shares: vocabulary, extension points, plugin host, worker and test kit."""

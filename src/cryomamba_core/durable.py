@@ -1,0 +1,71 @@
+"""Files that are whole or not there, whatever moment the power goes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Bytes that are read at a time when a file is hashed or copied.
+CHUNK = 4 << 20
+
+#: Ending of files that are being written; whoever finds one without a writer may remove it.
+PARTIAL = ".partial"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Write a file so that `target` is either as before or whole and durable.
+
+    Yields
+    ------
+    path
+        Write here: beside the target, so that the rename stays on one file system. It is removed
+        if the block raises.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        sync_file(partial)
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Replace the content of `target` atomically and durably."""
+    with replacing(target) as partial:
+        partial.write_bytes(data)
+
+
+def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
+    """Hex SHA-256 of a file; `on_chunk` is called between pieces and may raise to stop."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            if on_chunk is not None:
+                on_chunk()
+    return digest.hexdigest()

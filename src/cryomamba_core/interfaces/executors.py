@@ -1,0 +1,92 @@
+"""Where a job's worker process runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from attrs import field, frozen
+
+
+@frozen(kw_only=True)
+class Resources:
+    """What a worker may use.
+
+    Attributes
+    ----------
+    device
+        One of `Executor.slots`, e.g. ``cpu`` or ``cuda:0``.
+    threads
+        CPU threads; 0 for as many as there are physical cores.
+    environment
+        Further environment variables.
+    """
+
+    device: str = "cpu"
+    threads: int = 0
+    environment: dict[str, str] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class WorkerHandle:
+    """Names a worker so that another process, later, finds it again.
+
+    Attributes
+    ----------
+    executor
+        Name of the executor.
+    token
+        Whatever the executor needs, as text; it is kept in the job store.
+    """
+
+    executor: str
+    token: str
+
+
+@frozen(kw_only=True)
+class WorkerExit:
+    """How a worker ended.
+
+    Attributes
+    ----------
+    code
+        Exit status; negative for the number of a signal; None where it cannot be known, which is
+        so for a worker that another process started. The job directory says what it achieved.
+    reason
+        One clause for people.
+    """
+
+    code: int | None
+    reason: str
+
+
+class Executor(ABC):
+    """Starts workers and ends them. All methods block, and may be called by several threads at once."""
+
+    #: Unique name, e.g. ``local``.
+    name: ClassVar[str]
+
+    @abstractmethod
+    def slots(self) -> Sequence[str]:
+        """Devices, one for each job that may run at the same time."""
+
+    @abstractmethod
+    def start(self, job_dir: Path, resources: Resources) -> WorkerHandle:
+        """Start ``cryomamba worker JOB_DIR``; the worker outlives the calling process."""
+
+    @abstractmethod
+    def reattach(self, handle: WorkerHandle) -> bool:
+        """Whether the worker is still there; also from another process than the one that started it."""
+
+    @abstractmethod
+    def wait(self, handle: WorkerHandle, timeout: float) -> WorkerExit | None:
+        """Wait up to `timeout` seconds for the worker's end; None while it runs."""
+
+    @abstractmethod
+    def cancel(self, handle: WorkerHandle, grace: float = 10.0) -> None:
+        """End the worker and whatever it started: asked first, forced after `grace` seconds.
+
+        Returns when nothing of it is left. A worker that has ended is ignored.
+        """

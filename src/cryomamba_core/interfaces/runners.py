@@ -1,0 +1,160 @@
+"""Model runners: volume → labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cryomamba_core.errors import UnknownModel, UnsupportedModel
+from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.labels import LabelBlock
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.plans import RunPlan
+from cryomamba_core.volumes import IntensityStatistics, Volume
+
+
+class JobCanceled(BaseException):
+    """Raised by `RunContext.checkpoint` when the job is to stop.
+
+    Like `KeyboardInterrupt` it is no `Exception`, so that a runner's own error handling, or that of
+    a library below it, cannot take it for a failure and go on.
+    """
+
+
+class RunContext(ABC):
+    """What the framework offers a runner while it works."""
+
+    @property
+    @abstractmethod
+    def model(self) -> ModelInfo:
+        """The model to run."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Where to run, e.g. ``cpu`` or ``cuda:0``."""
+
+    @property
+    @abstractmethod
+    def intensity(self) -> IntensityStatistics:
+        """Grey values of the volume, known to be finite and not all equal."""
+
+    @property
+    @abstractmethod
+    def final_rows(self) -> int:
+        """How many sections along Z are final from an earlier attempt; blocks below it may be left out."""
+
+    @abstractmethod
+    def checkpoint(self) -> None:
+        """Call often, at least once a second or a tile; raises `JobCanceled` when the job is to stop."""
+
+    @abstractmethod
+    def report(self, done: int, total: int, unit: str) -> None:
+        """Say how far the work is, finer than by blocks, e.g. ``report(12, 245, "tiles")``."""
+
+    @abstractmethod
+    def note(self, sentence: str) -> None:
+        """Write a decision that the user should know of into the manifest."""
+
+
+class ModelRunner(ABC):
+    """Runs models of one kind.
+
+    `segment` is a plain generator: previews, progress, cancelling, statistics, export and provenance
+    are made by the framework from the blocks that it yields.
+    """
+
+    #: Unique name, e.g. ``nnunet``.
+    name: ClassVar[str]
+    #: attrs class, frozen, each field with a default and ``metadata={"help": …}``: forms and options are drawn from it.
+    params_type: ClassVar[type[Any]]
+
+    @abstractmethod
+    def models(self) -> Sequence[ModelInfo]:
+        """Installed models; must be quick and must not load weights."""
+
+    def model(self, name: str | None) -> ModelInfo:
+        """The model called `name`, or the only one if `name` is None.
+
+        Raises
+        ------
+        UnknownModel
+            If there is no such model, or several and none is named.
+        """
+        known = {info.name: info for info in self.models()}
+        if name is None and len(known) == 1:
+            return next(iter(known.values()))
+        if name in known:
+            return known[name]
+        names = ", ".join(sorted(known)) or "none"
+        asked = "no model was named" if name is None else f"no model is called {name!r}"
+        raise UnknownModel(
+            asked, hint=f"runner {self.name} has: {names}; add one with: cryomamba models install FOLDER --name NAME"
+        )
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether `install` could take this folder, judged by the names of its files."""
+        return False
+
+    def install(self, folder: Path, *, name: str | None = None, options: dict[str, str] | None = None) -> ModelInfo:
+        """Install a model from a folder.
+
+        Parameters
+        ----------
+        folder
+            A trained model as its authors distribute it. Nothing in it is trusted or executed.
+        name
+            Name to install it under; None for one made from the folder's name and the digest, in
+            which case a model that is already installed with that digest is returned as it is.
+        options
+            What the runner needs to know besides, e.g. ``{"spacing_unit": "mm"}``.
+
+        Raises
+        ------
+        ModelError
+            UnusableModel, HostileModel, UnsupportedModel, or ModelExists. Nothing is left behind.
+        """
+        raise UnsupportedModel(f"runner {self.name} has no models to install", hint="it works without any")
+
+    @abstractmethod
+    def plan(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> RunPlan:
+        """Say what a run would cost, without loading weights.
+
+        Parameters
+        ----------
+        model
+            One of `models`.
+        grid
+            Grid of the volume.
+        params
+            An instance of `params_type`.
+        device
+            Where it would run.
+
+        Raises
+        ------
+        CryoMambaError
+            If the run is bound to be refused: UnsupportedModel, InvalidParameter, OutOfMemory.
+        """
+
+    @abstractmethod
+    def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
+        """Segment a volume.
+
+        Parameters
+        ----------
+        volume
+            Read it by regions; it may be larger than memory.
+        params
+            An instance of `params_type`.
+        context
+            Model, device, and the framework's ears.
+
+        Yields
+        ------
+        LabelBlock
+            Blocks in any order. Together, the ones that are not provisional cover each voxel (from
+            `context.final_rows` on) exactly once. Whole sections in ascending order can be resumed.
+        """

@@ -1,0 +1,230 @@
+"""The job directory: the only thing that engine and worker share.
+
+::
+
+    job.json           what to run
+    events.jsonl       appended by the worker, one event a line, numbered from 1
+    preview.bin        the newest preview
+    labels.raw         final labels, ZYX, little-endian
+    checkpoint.json    how far the final labels reach
+    heartbeat          its time of change is the worker's last sign of life
+    cancel             its presence is the order to stop
+    worker.log         what the worker printed
+    artifacts/         what the exporters wrote; manifest.json last
+
+Events, previews and results belong to one attempt: `begin_attempt` clears them and keeps labels and
+checkpoint, from which the next worker goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from cryomamba_core.durable import write_whole
+from cryomamba_core.errors import CryoMambaError, StorageDamaged
+from cryomamba_core.events import JobEvent
+from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.jobs import JobConfig
+from cryomamba_core.previews import Preview
+from cryomamba_core.wire import dump_json, load_json
+
+#: The exit status of a worker that found the order to cancel.
+EXIT_CANCELED = 10
+#: The exit status of a worker that wrote a `Failed` event.
+EXIT_FAILED = 11
+
+
+@frozen(kw_only=True)
+class JobSpec:
+    """What a worker is told: ``job.json``.
+
+    Attributes
+    ----------
+    job_id
+        Id of the job.
+    config
+        What the user asked for; runner, model and artifacts are named.
+    source
+        Absolute path of the tomogram.
+    source_name
+        The file's name as its owner knows it.
+    grid
+        Its grid, as it was when the job was accepted.
+    device
+        Where to run.
+    threads
+        CPU threads; 0 for as many as there are physical cores.
+    attempt
+        Counts the workers, from 1.
+    """
+
+    job_id: str
+    config: JobConfig
+    source: str
+    source_name: str
+    grid: VoxelGrid
+    device: str
+    threads: int = 0
+    attempt: int = 1
+
+
+@frozen(kw_only=True)
+class Checkpoint:
+    """How far the labels are final and durable.
+
+    Attributes
+    ----------
+    rows
+        Sections along Z, from the first.
+    dtype
+        Type of ``labels.raw``.
+    """
+
+    rows: int
+    dtype: str
+
+
+class JobDirectory:
+    """Names and formats of a job's files.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.labels_path = path / "labels.raw"
+        self.cancel_path = path / "cancel"
+        self.log_path = path / "worker.log"
+        self.artifacts_path = path / "artifacts"
+        self._spec = path / "job.json"
+        self._events = path / "events.jsonl"
+        self._preview = path / "preview.bin"
+        self._checkpoint = path / "checkpoint.json"
+        self._heartbeat = path / "heartbeat"
+
+    def begin_attempt(self, spec: JobSpec) -> None:
+        """Make the directory ready for a worker; called while none is running."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in (self._events, self._preview, self._heartbeat, self.cancel_path):
+            leftover.unlink(missing_ok=True)
+        self.artifacts_path.mkdir(exist_ok=True)
+        for artifact in self.artifacts_path.iterdir():
+            artifact.unlink()
+        write_whole(self._spec, dump_json(spec, indent=1).encode())
+
+    def spec(self) -> JobSpec:
+        """What to run; raises `StorageDamaged` if it cannot be read."""
+        try:
+            return load_json(self._spec.read_bytes(), JobSpec)
+        except (OSError, CryoMambaError) as error:
+            raise StorageDamaged(f"{self._spec} cannot be read: {error}") from error
+
+    def append_event(self, event: JobEvent) -> None:
+        """Add an event; called by the worker only."""
+        line = dump_json(event, JobEvent).encode() + b"\n"
+        descriptor = os.open(self._events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def events(self, offset: int = 0) -> Iterator[tuple[JobEvent, int]]:
+        """Events from byte `offset` of the file on, each with the offset of the next.
+
+        A last line that is not ended yet, and a line that is no event, are left out.
+        """
+        try:
+            with self._events.open("rb") as stream:
+                stream.seek(offset)
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        return
+                    offset += len(line)
+                    try:
+                        event: JobEvent = load_json(line, JobEvent)  # type: ignore[arg-type]  # a union is no type[T]
+                    except CryoMambaError:
+                        continue
+                    yield event, offset
+        except FileNotFoundError:
+            return
+
+    def write_preview(self, preview: Preview) -> None:
+        """Replace the newest preview. It is not synced: the next one is never far."""
+        partial = self._preview.with_suffix(".partial")
+        partial.write_bytes(dump_json(preview).encode())
+        os.replace(partial, self._preview)
+
+    def preview(self) -> Preview | None:
+        """The newest preview, or None before the first."""
+        try:
+            return load_json(self._preview.read_bytes(), Preview)
+        except FileNotFoundError:
+            return None
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Say how far the labels reach; they must be durable already."""
+        write_whole(self._checkpoint, dump_json(checkpoint).encode())
+
+    def checkpoint(self) -> Checkpoint | None:
+        """How far the labels of earlier attempts reach, or None."""
+        try:
+            return load_json(self._checkpoint.read_bytes(), Checkpoint)
+        except (OSError, CryoMambaError):
+            return None
+
+    def map_labels(self, grid: VoxelGrid, dtype: np.dtype[Any], *, create: bool = False) -> NDArray[Any]:
+        """The final labels, memory-mapped, ZYX.
+
+        Parameters
+        ----------
+        grid
+            Grid of the source.
+        dtype
+            uint8 or uint16.
+        create
+            Make the file, or take the one that is there, and set its disk space aside; else it is
+            mapped for reading only.
+        """
+        little = dtype.newbyteorder("<")
+        if not create:
+            return np.memmap(self.labels_path, little, mode="r", shape=grid.shape)
+        descriptor = os.open(self.labels_path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            size = grid.voxels * little.itemsize
+            os.truncate(descriptor, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+        return np.memmap(self.labels_path, little, mode="r+", shape=grid.shape)
+
+    def beat(self) -> None:
+        """Show that the worker lives."""
+        self._heartbeat.touch()
+
+    def silence(self) -> float | None:
+        """Seconds since the last beat, or None before the first."""
+        try:
+            return max(0.0, time.time() - self._heartbeat.stat().st_mtime)
+        except FileNotFoundError:
+            return None
+
+    def order_cancel(self) -> None:
+        """Order the worker to stop."""
+        self.cancel_path.touch()
+
+    @property
+    def cancel_ordered(self) -> bool:
+        """Whether the worker is to stop."""
+        return self.cancel_path.exists()

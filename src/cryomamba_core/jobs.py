@@ -1,0 +1,186 @@
+"""Jobs: what was asked for, how far it is, and which states may follow each other."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from attrs import field, frozen
+
+from cryomamba_core.artifacts import Artifact
+from cryomamba_core.errors import ErrorInfo, IllegalTransition, InputError
+from cryomamba_core.geometry import Vector3
+from cryomamba_core.previews import PreviewPolicy
+
+
+class JobState(StrEnum):
+    """Where a job stands. `PREVIEWING` is running with a preview to look at."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PREVIEWING = "previewing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens unless somebody asks for a retry."""
+        return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELED)
+
+    @property
+    def active(self) -> bool:
+        """Whether a worker is at it."""
+        return self in (JobState.RUNNING, JobState.PREVIEWING)
+
+
+#: Which states may follow each state. Back to queued is a retry: by us after a lost worker, by the user after an end.
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELED}),
+    JobState.RUNNING: frozenset(
+        {JobState.PREVIEWING, JobState.COMPLETED, JobState.FAILED, JobState.CANCELED, JobState.QUEUED}
+    ),
+    JobState.PREVIEWING: frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELED, JobState.QUEUED}),
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELED: frozenset({JobState.QUEUED}),
+}
+
+
+def check_transition(before: JobState, after: JobState) -> None:
+    """Raise `IllegalTransition` unless `after` may follow `before`."""
+    if after not in TRANSITIONS[before]:
+        raise IllegalTransition(
+            f"a job that is {before} cannot become {after}", hint="look at it with: cryomamba jobs show ID"
+        )
+
+
+@frozen(kw_only=True)
+class Source:
+    """Where the tomogram of a job is: exactly one of the two.
+
+    Attributes
+    ----------
+    file_id
+        Id of an uploaded file.
+    path
+        Absolute path that the engine can open.
+    """
+
+    file_id: str | None = None
+    path: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.file_id is None) == (self.path is None):
+            raise InputError("a source is either a file id or a path", hint="give exactly one of the two")
+
+
+@frozen(kw_only=True)
+class JobConfig:
+    """What a user asks for.
+
+    Attributes
+    ----------
+    source
+        The tomogram.
+    model
+        Name of a model; None for a runner's only model.
+    runner
+        Name of a runner; None for the one that has the model.
+    params
+        The runner's own parameters, as its `params_type` has them; missing ones take their default.
+    artifacts
+        Names of wanted artifacts such as ``mask.mrc``; None for all that can be made.
+    voxel_size
+        Voxel size (z, y, x) in Å to use instead of the header's.
+    preview
+        How the job is previewed.
+    label
+        A name for people, e.g. the file's.
+    """
+
+    source: Source
+    model: str | None = None
+    runner: str | None = None
+    params: dict[str, Any] = field(factory=dict)
+    artifacts: tuple[str, ...] | None = None
+    voxel_size: Vector3 | None = None
+    preview: PreviewPolicy = field(factory=PreviewPolicy)
+    label: str = ""
+
+
+@frozen(kw_only=True)
+class JobProgress:
+    """How far a worker is.
+
+    Attributes
+    ----------
+    stage
+        ``inspecting``, ``segmenting``, ``measuring`` or ``exporting``.
+    done, total
+        Units of this stage that are done, and all of them.
+    unit
+        What is counted, e.g. ``tiles``.
+    fraction
+        Done part of the whole job, 0 to 1; never falls within an attempt.
+    eta_seconds
+        Expected time to the end of the job; None while it is not known.
+    """
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    fraction: float
+    eta_seconds: float | None = None
+
+
+@frozen(kw_only=True)
+class JobRecord:
+    """Everything that is known of a job.
+
+    Attributes
+    ----------
+    id
+        UUID version 7: sorts by time of creation.
+    owner
+        Who asked for it.
+    state
+        Where it stands.
+    config
+        What was asked for, with runner and model resolved.
+    progress
+        How far the worker is, None before the first report.
+    queue_position
+        How many jobs run first, for a queued job; else None.
+    attempt
+        Counts the workers that were started on it; 0 before the first.
+    created_at, started_at, finished_at
+        UTC.
+    error
+        Why it failed.
+    artifacts
+        What it made.
+    versions
+        Versions of the software that ran it.
+    """
+
+    id: str
+    owner: str
+    state: JobState
+    config: JobConfig
+    progress: JobProgress | None = None
+    queue_position: int | None = None
+    attempt: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: ErrorInfo | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    versions: dict[str, str] = field(factory=dict)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Expected time to the end, in seconds."""
+        return self.progress.eta_seconds if self.progress else None

@@ -1,0 +1,304 @@
+"""The plugin host: finds plugins, keeps what they register, and survives what is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import pluggy
+from attrs import field, frozen
+
+from cryomamba_core import hookspecs, interfaces
+from cryomamba_core.errors import InputError, MissingFile, PluginFault, UnknownFormat, UnknownPlugin
+from cryomamba_core.interfaces.readers import FIRST_BYTES
+from cryomamba_core.settings import Settings
+
+if TYPE_CHECKING:
+    import click
+
+    from cryomamba_core.jobs import JobRecord
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+#: Distribution whose plugins are registered first, so that no stranger takes their names.
+OURS = "cryomamba"
+
+
+@frozen(kw_only=True)
+class PluginRecord:
+    """One installed plugin, whether it works or not.
+
+    Attributes
+    ----------
+    name
+        Name of its entry point.
+    distribution, version
+        The package that it came with.
+    provides
+        Kind → names of what it registered; empty if it was left out.
+    error
+        Why it was left out; empty if it works.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    provides: dict[str, tuple[str, ...]] = field(factory=dict)
+    error: str = ""
+
+
+class Registry(Generic[T]):
+    """What is registered of one kind, by name, in order of registration."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names, in order of registration."""
+        return tuple(self._entries)
+
+    def get(self, name: str) -> T:
+        """The entry called `name`; raises `UnknownPlugin`."""
+        try:
+            return self._entries[name]
+        except KeyError:
+            known = ", ".join(self._entries) or "none"
+            raise UnknownPlugin(
+                f"no {self.kind} is called {name!r}",
+                hint=f"installed: {known}; cryomamba plugins shows what could not be loaded",
+            ) from None
+
+    def _add(self, name: str, entry: T) -> None:
+        self._entries[name] = entry
+
+
+class PluginHost:
+    """Keeps the providers of a process.
+
+    A new host is empty. `discover` fills one from the installed distributions; tests call
+    `register` with the plugins that they mean.
+
+    Parameters
+    ----------
+    settings
+        Handed to every plugin.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.readers: Registry[interfaces.VolumeReader] = Registry("reader")
+        self.runners: Registry[interfaces.ModelRunner] = Registry("runner")
+        self.storages: Registry[interfaces.Storage] = Registry("storage")
+        self.exporters: Registry[interfaces.Exporter] = Registry("exporter")
+        self.transports: Registry[interfaces.Transport] = Registry("transport")
+        self.executors: Registry[interfaces.Executor] = Registry("executor")
+        self.commands: Registry[click.Command] = Registry("command")
+        self._records: list[PluginRecord] = []
+        self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
+        self._pluggy.add_hookspecs(hookspecs)
+
+    @classmethod
+    def discover(cls, settings: Settings, *, only: str | None = None) -> Self:
+        """A host with every installed plugin that works. Never raises because of a plugin.
+
+        Parameters
+        ----------
+        settings
+            Handed to every plugin.
+        only
+            Name of a distribution; plugins of others are not even imported.
+        """
+        host = cls(settings)
+        for entry in _entry_points(only):
+            host._load(entry)
+        return host
+
+    @property
+    def plugins(self) -> Sequence[PluginRecord]:
+        """Every plugin that was found, those that were left out included."""
+        return tuple(self._records)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each plugin that was left out."""
+        return tuple(
+            f"plugin {record.name} of {record.distribution} {record.version}: {record.error}"
+            for record in self._records
+            if record.error
+        )
+
+    def register(self, plugin: object, *, name: str, distribution: str = "-", version: str = "-") -> PluginRecord:
+        """Register a plugin, or leave it out whole and say why in the returned record."""
+        record = PluginRecord(name=name, distribution=distribution, version=version)
+        try:
+            provides = self._register(plugin, name)
+        except Exception as error:  # noqa: BLE001  # whatever a stranger raises must not take the host down
+            self._leave_out(record, error)
+            return self._records[-1]
+        self._records.append(PluginRecord(name=name, distribution=distribution, version=version, provides=provides))
+        return self._records[-1]
+
+    def reader_for(self, path: Path) -> interfaces.VolumeReader:
+        """The reader that takes a file.
+
+        Raises
+        ------
+        MissingFile
+            If the file cannot be opened.
+        UnknownFormat
+            If no reader takes it.
+        """
+        try:
+            with path.open("rb") as stream:
+                first_bytes = stream.read(FIRST_BYTES)
+        except OSError as error:
+            raise MissingFile(
+                f"{path} cannot be opened: {error.strerror}", hint="check the path and its permissions"
+            ) from error
+        for reader in self.readers:
+            if reader.can_read(path, first_bytes):
+                return reader
+        suffixes = ", ".join(suffix for reader in self.readers for suffix in reader.suffixes)
+        raise UnknownFormat(f"{path.name} is of no known format", hint=f"readers are installed for: {suffixes}")
+
+    def exporter_for(self, artifact: str) -> interfaces.Exporter:
+        """The exporter that makes an artifact, named by the artifact's or by the exporter's name."""
+        for exporter in self.exporters:
+            if artifact in (exporter.artifact, exporter.name):
+                return exporter
+        names = ", ".join(exporter.artifact for exporter in self.exporters)
+        raise UnknownPlugin(f"nothing makes an artifact called {artifact!r}", hint=f"there are: {names}")
+
+    def transport_for(self, url: str) -> interfaces.Transport:
+        """The transport for a URL's scheme."""
+        scheme, colon, _ = url.partition(":")
+        for transport in self.transports:
+            if colon and scheme.lower() in transport.schemes:
+                return transport
+        schemes = ", ".join(f"{scheme}:" for transport in self.transports for scheme in transport.schemes)
+        raise UnknownPlugin(f"no transport speaks {url!r}", hint=f"addresses start with: {schemes or 'none installed'}")
+
+    def job_changed(self, record: JobRecord) -> None:
+        """Tell the observers; what they raise is logged."""
+        for implementation in self._pluggy.hook.cryomamba_job_changed.get_hookimpls():
+            try:
+                implementation.function(*[record for _ in implementation.argnames])
+            except Exception:
+                log.exception("plugin %s failed on a change of job %s", implementation.plugin_name, record.id)
+
+    def _load(self, entry: metadata.EntryPoint) -> None:
+        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else ("-", "-")
+        try:
+            plugin = entry.load()
+        except BaseException as error:  # an import may even call sys.exit
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self._leave_out(PluginRecord(name=entry.name, distribution=distribution, version=version), error)
+            return
+        self.register(plugin, name=entry.name, distribution=distribution, version=version)
+
+    def _leave_out(self, record: PluginRecord, error: BaseException) -> None:
+        reason = _reason(error)
+        log.warning("plugin %s of %s %s is left out: %s", record.name, record.distribution, record.version, reason)
+        log.debug("%s", "".join(traceback.format_exception(error)))
+        self._records.append(
+            PluginRecord(name=record.name, distribution=record.distribution, version=record.version, error=reason)
+        )
+
+    def _register(self, plugin: object, name: str) -> dict[str, tuple[str, ...]]:
+        wanted = getattr(plugin, "cryomamba_api_version", hookspecs.API_VERSION)
+        if wanted != hookspecs.API_VERSION:
+            raise PluginFault(f"it was written for API version {wanted}, this is {hookspecs.API_VERSION}")
+        self._pluggy.register(plugin, name=name)
+        try:
+            self._refuse_unknown_hooks(name)
+            offers = list(self._offers(name))
+            for registry, entry_name, entry in offers:
+                registry._add(entry_name, entry)
+        except BaseException:
+            self._pluggy.unregister(name=name)
+            raise
+        provides: dict[str, tuple[str, ...]] = {}
+        for registry, entry_name, _ in offers:
+            provides[registry.kind] = (*provides.get(registry.kind, ()), entry_name)
+        return provides
+
+    def _refuse_unknown_hooks(self, name: str) -> None:
+        plugin = self._pluggy.get_plugin(name)
+        known = {hook for hook in vars(hookspecs) if hook.startswith("cryomamba_")}
+        marked = {
+            attribute for attribute in dir(plugin) if self._pluggy.parse_hookimpl_opts(plugin, attribute) is not None
+        }
+        named = {attribute for attribute in dir(plugin) if attribute.startswith("cryomamba_register_")}
+        unknown = sorted((marked | named) - known)
+        if unknown:
+            raise PluginFault(f"there is no hook called {unknown[0]}")
+        unmarked = sorted(named - marked)
+        if unmarked:
+            raise PluginFault(f"{unmarked[0]} lacks the hookimpl decorator")
+
+    def _offers(self, name: str) -> Iterator[tuple[Registry[Any], str, Any]]:
+        """Call the plugin's hooks and check what it offers, before anything of it is kept."""
+        kinds: dict[str, tuple[Registry[Any], type]] = {
+            "cryomamba_register_readers": (self.readers, interfaces.VolumeReader),
+            "cryomamba_register_runners": (self.runners, interfaces.ModelRunner),
+            "cryomamba_register_storages": (self.storages, interfaces.Storage),
+            "cryomamba_register_exporters": (self.exporters, interfaces.Exporter),
+            "cryomamba_register_transports": (self.transports, interfaces.Transport),
+            "cryomamba_register_executors": (self.executors, interfaces.Executor),
+            "cryomamba_register_commands": (self.commands, object),
+        }
+        offered: set[tuple[str, str]] = set()
+        for hook, (registry, interface) in kinds.items():
+            for entry in self._call(hook, name):
+                if not isinstance(entry, interface):
+                    raise PluginFault(f"{hook} got a {type(entry).__name__}, which is no {interface.__name__}")
+                entry_name = getattr(entry, "name", None)
+                if not isinstance(entry_name, str) or not entry_name:
+                    raise PluginFault(f"{hook} got a {type(entry).__name__} without a name")
+                if entry_name in registry or (registry.kind, entry_name) in offered:
+                    raise PluginFault(f"a {registry.kind} called {entry_name!r} is already registered")
+                if isinstance(entry, interfaces.Exporter):
+                    self._refuse_taken_artifact(entry)
+                offered.add((registry.kind, entry_name))
+                yield registry, entry_name, entry
+
+    def _refuse_taken_artifact(self, exporter: interfaces.Exporter) -> None:
+        taken = {known.artifact for known in self.exporters} | {"manifest.json"}
+        if exporter.artifact in taken:
+            raise PluginFault(f"an artifact called {exporter.artifact!r} is already made")
+
+    def _call(self, hook: str, name: str) -> list[Any]:
+        entries: list[Any] = []
+        arguments = {"register": entries.append, "settings": self.settings, "host": self}
+        for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
+            if implementation.plugin_name == name:
+                implementation.function(*[arguments[argument] for argument in implementation.argnames])
+        return entries
+
+
+def _entry_points(only: str | None) -> Iterable[metadata.EntryPoint]:
+    found = metadata.entry_points(group=hookspecs.PROJECT)
+    wanted = (entry for entry in found if only is None or (entry.dist is not None and entry.dist.name == only))
+    return sorted(wanted, key=lambda entry: (entry.dist is None or entry.dist.name != OURS, entry.name))
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, (PluginFault, InputError)) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,228 @@
+"""The small label volume that is shown while a job runs."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Self
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from cryomamba_core.errors import StorageDamaged
+from cryomamba_core.geometry import Index3, Region, VoxelGrid, to_index
+from cryomamba_core.labels import LabelBlock
+
+
+@frozen(kw_only=True)
+class PreviewPolicy:
+    """How a job is to be previewed.
+
+    Attributes
+    ----------
+    max_voxels
+        The preview is coarsened until it holds no more voxels than this; 0 for no previews.
+    interval_seconds
+        The least time between two previews.
+    """
+
+    max_voxels: int = field(default=64 * 256 * 256)
+    interval_seconds: float = 0.5
+
+
+@frozen(kw_only=True)
+class Preview:
+    """A coarse label volume and what it covers.
+
+    Attributes
+    ----------
+    sequence
+        Counts the previews of a job from 1.
+    factor
+        Fine voxels for each coarse voxel, on every axis.
+    grid
+        The coarse grid (`VoxelGrid.coarsen` of the source's).
+    covered
+        The part of the source, in fine voxels, that holds labels by now.
+    provisional
+        Whether any of it will still change.
+    dtype
+        ``uint8`` or ``uint16``.
+    payload
+        The ZYX array of the grid's shape, little-endian, compressed by zlib.
+    """
+
+    sequence: int
+    factor: int
+    grid: VoxelGrid
+    covered: Region
+    provisional: bool
+    dtype: str
+    payload: bytes = field(repr=False)
+
+    @classmethod
+    def pack(
+        cls,
+        labels: NDArray[Any],
+        *,
+        sequence: int,
+        factor: int,
+        grid: VoxelGrid,
+        covered: Region,
+        provisional: bool,
+    ) -> Self:
+        """Compress `labels`, a ZYX array of the coarse grid's shape."""
+        little = np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("<"))
+        return cls(
+            sequence=sequence,
+            factor=factor,
+            grid=grid,
+            covered=covered,
+            provisional=provisional,
+            dtype=labels.dtype.name,
+            payload=zlib.compress(little.tobytes(), level=1),
+        )
+
+    def labels(self) -> NDArray[Any]:
+        """The coarse labels, ZYX, of the grid's shape.
+
+        Raises
+        ------
+        StorageDamaged
+            If the payload does not hold that many labels; no more than that is decompressed.
+        """
+        dtype = np.dtype(self.dtype).newbyteorder("<")
+        expected = self.grid.voxels * dtype.itemsize
+        inflater = zlib.decompressobj()
+        try:
+            data = inflater.decompress(self.payload, expected + 1)
+        except zlib.error as error:
+            raise StorageDamaged(f"preview {self.sequence} cannot be decompressed") from error
+        if len(data) != expected:
+            raise StorageDamaged(f"preview {self.sequence} does not hold {self.grid.voxels} labels")
+        return np.frombuffer(data, dtype).reshape(self.grid.shape)
+
+
+def preview_factor(shape: Index3, max_voxels: int) -> int:
+    """The smallest factor that brings a volume of `shape` (z, y, x) to at most `max_voxels` voxels."""
+    factor = 1
+    while np.prod([-(-size // factor) for size in shape], dtype=np.int64) > max_voxels:
+        factor += 1
+    return factor
+
+
+def coarsen_labels(labels: NDArray[Any], factor: int, offset: Index3 = (0, 0, 0)) -> NDArray[Any]:
+    """Coarsen labels so that thin structures survive.
+
+    A coarse voxel takes the most frequent label of its block that is not background, the lowest of
+    several equally frequent ones, and background only where the block holds nothing else.
+
+    Parameters
+    ----------
+    labels
+        ZYX labels of a piece of a volume.
+    factor
+        Fine voxels for each coarse voxel, on every axis.
+    offset
+        Index (z, y, x) of the piece's first voxel in the volume, modulo `factor`: blocks are those
+        of the volume, so the first and last blocks of a piece may be partly filled.
+
+    Returns
+    -------
+    coarse
+        ZYX labels; element 0 is the block that holds the piece's first voxel.
+    """
+    before = [start % factor for start in offset]
+    padding = [(first, -(first + size) % factor) for first, size in zip(before, labels.shape, strict=True)]
+    padded = np.pad(labels, padding)
+    z, y, x = (size // factor for size in padded.shape)
+    blocks = padded.reshape(z, factor, y, factor, x, factor)
+    best = np.zeros((z, y, x), labels.dtype)
+    most = np.zeros((z, y, x), np.int32)
+    for value in np.unique(labels):
+        if value == 0:
+            continue
+        count = np.count_nonzero(blocks == value, axis=(1, 3, 5)).astype(np.int32)
+        ahead = count > most
+        best[ahead] = value
+        most[ahead] = count[ahead]
+    return best
+
+
+class PreviewBuilder:
+    """Keeps a coarse label volume up to date while the labels arrive.
+
+    Parameters
+    ----------
+    grid
+        Grid of the source.
+    labels
+        The fine label volume that final blocks are written to, ZYX of the grid's shape. It is read
+        around each final block, so that a coarse voxel on the border of two blocks is right too.
+    policy
+        How coarse the preview is.
+    """
+
+    def __init__(self, grid: VoxelGrid, labels: NDArray[Any], policy: PreviewPolicy) -> None:
+        self._fine = grid
+        self._fine_labels = labels
+        self.factor = preview_factor(grid.shape, max(1, policy.max_voxels))
+        self.grid = grid.coarsen(self.factor)
+        self._labels = np.zeros(self.grid.shape, labels.dtype)
+        self._final = np.zeros(self.grid.shape, np.int32)
+        self._covered: Region | None = None
+        self._final_voxels = 0
+        self._sequence = 0
+
+    def add_provisional(self, block: LabelBlock) -> None:
+        """Take in labels that a later block will replace; they never replace final ones."""
+        coarse = coarsen_labels(block.labels, self.factor, block.region.start)
+        target = self._coarse(block.region).slices
+        np.copyto(self._labels[target], coarse, where=self._final[target] == 0)
+        self._extend(block.region)
+
+    def add_final(self, region: Region) -> None:
+        """Take in a region of the fine label volume that has just become final."""
+        k = self.factor
+        target = self._coarse(region)
+        aligned = self._fine.region(to_index(a * k for a in target.start), to_index(b * k for b in target.stop))
+        coarse = coarsen_labels(self._fine_labels[aligned.slices], k)
+        final = self._final[target.slices]
+        final += self._overlap(region, target)
+        complete = final >= self._overlap(aligned, target)
+        np.copyto(self._labels[target.slices], coarse, where=complete | (coarse != 0))
+        self._final_voxels += region.size
+        self._extend(region)
+
+    def _coarse(self, region: Region) -> Region:
+        k = self.factor
+        return Region(start=to_index(a // k for a in region.start), stop=to_index(-(-b // k) for b in region.stop))
+
+    def _overlap(self, region: Region, target: Region) -> NDArray[np.int32]:
+        """How many voxels of `region` each coarse voxel of `target` covers."""
+        axes = []
+        for axis in range(3):
+            first = np.arange(target.start[axis], target.stop[axis]) * self.factor
+            shared = np.minimum(first + self.factor, region.stop[axis]) - np.maximum(first, region.start[axis])
+            axes.append(np.maximum(shared, 0).astype(np.int32))
+        counts: NDArray[np.int32] = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+        return counts
+
+    def _extend(self, region: Region) -> None:
+        known = self._covered or region
+        self._covered = Region(
+            start=to_index(min(a, b) for a, b in zip(known.start, region.start, strict=True)),
+            stop=to_index(max(a, b) for a, b in zip(known.stop, region.stop, strict=True)),
+        )
+
+    def snapshot(self) -> Preview:
+        """The preview as it stands; each call has the next sequence number."""
+        self._sequence += 1
+        return Preview.pack(
+            self._labels,
+            sequence=self._sequence,
+            factor=self.factor,
+            grid=self.grid,
+            covered=self._covered or Region(start=(0, 0, 0), stop=(0, 0, 0)),
+            provisional=self._final_voxels < self._fine.voxels,
+        )

@@ -1,0 +1,145 @@
+"""A tomogram that is read piece by piece."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from cryomamba_core.errors import UnusableVolume
+from cryomamba_core.geometry import Region, VoxelGrid, slab_depth
+
+
+@frozen(kw_only=True)
+class HeaderWarning:
+    """Something in a header that is allowed but hardly true.
+
+    Attributes
+    ----------
+    code
+        Stable name such as ``header/voxel-size-one``.
+    message
+        One lower-case clause.
+    hint
+        The override that fixes it.
+    """
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Volume(ABC):
+    """A single-channel 3D volume on a grid; only what is asked for is read.
+
+    Implementations may be used by one thread at a time. `close` may be called twice.
+    """
+
+    @property
+    @abstractmethod
+    def grid(self) -> VoxelGrid:
+        """Shape, voxel size and place of the volume."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels, in native byte order."""
+
+    @abstractmethod
+    def read(self, region: Region) -> NDArray[Any]:
+        """Read the voxels of `region`.
+
+        Parameters
+        ----------
+        region
+            Inside the grid.
+
+        Returns
+        -------
+        array
+            ZYX, of the region's shape and `dtype`, writable, C-contiguous.
+        """
+
+    @property
+    def warnings(self) -> tuple[HeaderWarning, ...]:
+        """What looks wrong in the header."""
+        return ()
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What exporters of the same format need to write the header back; JSON types only.
+
+        One key names the format, e.g. ``{"mrc": {"nstart": [0, 0, 0], …}}``.
+        """
+        return {}
+
+    def close(self) -> None:  # noqa: B027  # an optional hook
+        """Give back what is held open; nothing by default."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@frozen(kw_only=True)
+class IntensityStatistics:
+    """Grey values of a volume, in the units of the file.
+
+    Attributes
+    ----------
+    minimum, maximum, mean
+        Over all voxels.
+    standard_deviation
+        Of the population (divided by the number of voxels).
+    """
+
+    minimum: float
+    maximum: float
+    mean: float
+    standard_deviation: float
+
+
+def measure_intensity(volume: Volume) -> IntensityStatistics:
+    """Read a volume once, slab by slab, and summarise its grey values in float64.
+
+    Raises
+    ------
+    UnusableVolume
+        If a voxel is NaN or infinite, or if all voxels are equal: neither can be normalised.
+
+    Notes
+    -----
+    Slab means and variances are combined as in Chan, Golub and LeVeque, "Updating formulae and a
+    pairwise algorithm for computing sample variances" (1979), so a large offset costs no precision.
+    """
+    grid = volume.grid
+    low, high = np.inf, -np.inf
+    count, mean, squares = 0, 0.0, 0.0
+    for region in grid.whole.slabs(slab_depth(grid.shape)):
+        slab = volume.read(region).astype(np.float64, copy=False)
+        slab_low, slab_high = float(slab.min()), float(slab.max())
+        if not np.isfinite(slab_low + slab_high):
+            bad = int(np.count_nonzero(~np.isfinite(slab)))
+            raise UnusableVolume(
+                f"{bad} voxels between sections {region.start[0]} and {region.stop[0] - 1} are not finite numbers",
+                hint="replace NaN and infinity, for example by the mean, and try again",
+            )
+        low, high = min(low, slab_low), max(high, slab_high)
+        slab_mean = float(slab.mean())
+        delta, total = slab_mean - mean, count + slab.size
+        slab -= slab_mean
+        squares += float(np.vdot(slab, slab)) + delta * delta * count * slab.size / total
+        mean += delta * slab.size / total
+        count = total
+    if low == high:
+        raise UnusableVolume(
+            f"all voxels have the value {low:g}",
+            hint="the file holds no image: check that it was written completely",
+        )
+    return IntensityStatistics(minimum=low, maximum=high, mean=mean, standard_deviation=float(np.sqrt(squares / count)))
