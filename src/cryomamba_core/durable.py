@@ -60,12 +60,12 @@ def write_whole(target: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
-def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
-    """Hex SHA-256 of a file; `on_chunk` is called between pieces and may raise to stop."""
+def sha256_of(path: Path, *, on_chunk: Callable[[int], None] | None = None) -> str:
+    """Hex SHA-256 of a file; `on_chunk` hears the size of each piece that is done and may raise to stop."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             if on_chunk is not None:
-                on_chunk()
+                on_chunk(len(chunk))
     return digest.hexdigest()

@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 from attrs import frozen
-from numpy.typing import NDArray
 
 from cryomamba_core.durable import write_whole
 from cryomamba_core.errors import CryoMambaError, StorageDamaged
 from cryomamba_core.events import JobEvent
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.jobs import JobConfig
+from cryomamba_core.label_file import LabelFile
 from cryomamba_core.previews import Preview
 from cryomamba_core.wire import dump_json, load_json
 
@@ -119,8 +119,7 @@ class JobDirectory:
         for leftover in (self._events, self._preview, self._heartbeat, self.cancel_path):
             leftover.unlink(missing_ok=True)
         self.artifacts_path.mkdir(exist_ok=True)
-        for artifact in self.artifacts_path.iterdir():
-            artifact.unlink()
+        self.clear_artifacts()
         write_whole(self._spec, dump_json(spec, indent=1).encode())
 
     def spec(self) -> JobSpec:
@@ -183,31 +182,21 @@ class JobDirectory:
         except (OSError, CryoMambaError):
             return None
 
-    def map_labels(self, grid: VoxelGrid, dtype: np.dtype[Any], *, create: bool = False) -> NDArray[Any]:
-        """The final labels, memory-mapped, ZYX.
+    def open_labels(self, grid: VoxelGrid, dtype: np.dtype[Any], *, create: bool = False) -> LabelFile:
+        """Open the final labels, for reading only unless they are created; see `LabelFile`."""
+        return LabelFile(self.labels_path, grid.shape, dtype, create=create)
 
-        Parameters
-        ----------
-        grid
-            Grid of the source.
-        dtype
-            uint8 or uint16.
-        create
-            Make the file, or take the one that is there, and set its disk space aside; else it is
-            mapped for reading only.
-        """
-        little = dtype.newbyteorder("<")
-        if not create:
-            return np.memmap(self.labels_path, little, mode="r", shape=grid.shape)
-        descriptor = os.open(self.labels_path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            size = grid.voxels * little.itemsize
-            os.truncate(descriptor, size)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, size)
-        finally:
-            os.close(descriptor)
-        return np.memmap(self.labels_path, little, mode="r+", shape=grid.shape)
+    def clear_labels(self) -> None:
+        """Remove labels and checkpoint: nobody will go on from them."""
+        self._checkpoint.unlink(missing_ok=True)
+        self.labels_path.unlink(missing_ok=True)
+
+    def clear_artifacts(self) -> None:
+        """Remove what the exporters wrote, half-written files included."""
+        for artifact in self.artifacts_path.glob("*"):
+            artifact.unlink()
+        for partial in self.artifacts_path.glob(".*"):
+            partial.unlink()
 
     def beat(self) -> None:
         """Show that the worker lives."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.geometry import Index3, Region, VoxelGrid, to_index
+from cryomamba_core.label_file import LabelArray
 from cryomamba_core.labels import LabelBlock
 
 
@@ -163,7 +164,7 @@ class PreviewBuilder:
         How coarse the preview is.
     """
 
-    def __init__(self, grid: VoxelGrid, labels: NDArray[Any], policy: PreviewPolicy) -> None:
+    def __init__(self, grid: VoxelGrid, labels: LabelArray, policy: PreviewPolicy) -> None:
         self._fine = grid
         self._fine_labels = labels
         self.factor = preview_factor(grid.shape, max(1, policy.max_voxels))

@@ -79,7 +79,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
     named = config_file or (Path(os.environ["CRYOMAMBA_CONFIG"]) if os.environ.get("CRYOMAMBA_CONFIG") else None)
     if named is not None and not named.is_file():
         raise InvalidParameter(f"the settings file {named} does not exist")
-    files = [named or default_config_file()]
+    files = [file for file in [named or default_config_file()] if file.is_file()]
     converter = typed_settings.default_converter()
     typed_settings.register_strlist_hook(converter, sep=",")  # type: ignore[arg-type]  # its own converter is meant
     try:

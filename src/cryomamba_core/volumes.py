@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -105,8 +105,15 @@ class IntensityStatistics:
     standard_deviation: float
 
 
-def measure_intensity(volume: Volume) -> IntensityStatistics:
+def measure_intensity(volume: Volume, *, on_slab: Callable[[int], None] | None = None) -> IntensityStatistics:
     """Read a volume once, slab by slab, and summarise its grey values in float64.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    on_slab
+        Called with the number of sections that are done; may raise to stop.
 
     Raises
     ------
@@ -137,6 +144,8 @@ def measure_intensity(volume: Volume) -> IntensityStatistics:
         squares += float(np.vdot(slab, slab)) + delta * delta * count * slab.size / total
         mean += delta * slab.size / total
         count = total
+        if on_slab is not None:
+            on_slab(region.stop[0])
     if low == high:
         raise UnusableVolume(
             f"all voxels have the value {low:g}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ def converter() -> Converter:
     made.register_structure_hook(int, _strict(int))
     made.register_structure_hook(float, lambda value, _: _number(value))
     made.register_structure_hook(str, _strict(str))
+    made.register_structure_hook(StrEnum, lambda value, kind: kind(value))
     configure_tagged_union(JobEvent, made, tag_name="type", tag_generator=lambda kind: str(vars(kind)["type"]))
     return made
 
@@ -78,9 +80,9 @@ def from_plain(plain: Any, kind: type[T]) -> T:
         own = _first_of_ours(error)
         if own is not None:
             raise own from error
-        raise InvalidParameter("; ".join(transform_error(error, path=kind.__name__))) from error
+        raise InvalidParameter("; ".join(transform_error(error, path=getattr(kind, "__name__", "$")))) from error
     except (ValueError, TypeError) as error:
-        raise InvalidParameter(f"{error} @ {getattr(kind, '__name__', kind)}") from error
+        raise InvalidParameter(f"{error} @ {getattr(kind, '__name__', '$')}") from error
 
 
 def _first_of_ours(error: BaseException) -> CryoMambaError | None:

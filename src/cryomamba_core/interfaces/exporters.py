@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
-
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from cryomamba_core.artifacts import RunInfo
 from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.label_file import LabelArray
 
 
 class Exporter(ABC):
@@ -25,14 +24,14 @@ class Exporter(ABC):
     media_type: ClassVar[str]
 
     @abstractmethod
-    def write(self, labels: NDArray[Any], grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
+    def write(self, labels: LabelArray, grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
         """Write the file.
 
         Parameters
         ----------
         labels
-            ZYX, uint8 or uint16, of the grid's shape; may be memory-mapped and larger than memory:
-            read it by slabs.
+            ZYX, uint8 or uint16, of the grid's shape. It may be a file larger than memory: read it
+            by slabs, ``labels[z0:z1]``, or by any three slices of step 1; it offers nothing else.
         grid
             Where the labels are.
         info

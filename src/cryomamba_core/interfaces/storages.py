@@ -35,7 +35,11 @@ class ObjectInfo:
 
 
 class Storage(ABC):
-    """Keeps objects by key. All methods block, and may be called by several threads at once."""
+    """Keeps objects by key. All methods block, and may be called by several threads at once.
+
+    Keys begin with ``raw/`` (what was sent) or ``artifacts/`` (what jobs made). Every method that
+    takes a key raises `InvalidParameter` for one that is not of the form described at `ObjectInfo`.
+    """
 
     #: Unique name, e.g. ``filesystem``.
     name: ClassVar[str]
@@ -63,6 +67,8 @@ class Storage(ABC):
     def commit(self, token: str, *, sha256: str | None = None) -> ObjectInfo:
         """Make the object visible, whole and durable; a crash leaves it either so or not there.
 
+        A call that a crash cut short can be made again, by another process as well.
+
         Raises
         ------
         StorageDamaged
@@ -74,6 +80,18 @@ class Storage(ABC):
     @abstractmethod
     def abort(self, token: str) -> None:
         """Drop an open write; unknown tokens are ignored."""
+
+    @abstractmethod
+    def expire(self, older_than: float) -> int:
+        """Drop the open writes that nothing was written to for `older_than` seconds.
+
+        So uploads that nobody goes on with do not fill the disk, nor does what a crash left half written.
+
+        Returns
+        -------
+        dropped
+            How many there were.
+        """
 
     @abstractmethod
     def read(self, key: str, start: int, stop: int) -> bytes:

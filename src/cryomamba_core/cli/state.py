@@ -1,0 +1,151 @@
+"""What every command of one call shares."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cryomamba_core.cli.interruption import Interruption
+    from cryomamba_core.interfaces import Session
+    from cryomamba_core.plugins import PluginHost
+    from cryomamba_core.settings import Settings
+
+T = TypeVar("T")
+
+#: The engine in this process.
+LOCAL = "local:"
+
+#: Width of lines that go to a file or a pipe: nothing is wrapped there.
+_PIPE_WIDTH = 10_000
+
+
+class CliState:
+    """Settings, plugins and consoles, each made when it is first asked for.
+
+    Commands of plugins find it as ``click.get_current_context().obj``.
+
+    Parameters
+    ----------
+    data_dir, config
+        From the command line; None for what environment and files say.
+    server
+        Address of the engine.
+    verbose
+        Whether the user wants details.
+    """
+
+    def __init__(
+        self, *, data_dir: Path | None = None, config: Path | None = None, server: str = LOCAL, verbose: bool = False
+    ) -> None:
+        self._data_dir = data_dir
+        self._config = config
+        self.server = server
+        self.verbose = verbose
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this process; raises `InvalidParameter`."""
+        from attrs import evolve
+
+        from cryomamba_core.settings import load_settings
+
+        settings = load_settings(self._config)
+        return settings if self._data_dir is None else evolve(settings, data_dir=self._data_dir)
+
+    @cached_property
+    def host(self) -> PluginHost:
+        """Every plugin that is installed and works."""
+        from cryomamba_core.plugins import PluginHost
+
+        return PluginHost.discover(self.settings)
+
+    @cached_property
+    def out(self) -> Console:
+        """Standard output: results, and nothing else."""
+        return make_console(stderr=False)
+
+    @cached_property
+    def err(self) -> Console:
+        """Standard error: progress, warnings, errors."""
+        return make_console(stderr=True)
+
+    @cached_property
+    def log_folder(self) -> Path | None:
+        """Where an unexpected error is written down, or None before there is a data directory."""
+        try:
+            folder = self.settings.data_dir
+        except Exception:  # noqa: BLE001  # the settings may be what is wrong
+            return None
+        return folder if folder.is_dir() else None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A conversation with the engine that `server` names."""
+        from cryomamba_core.interfaces import Credentials
+
+        transport = self.host.transport_for(self.server)
+        credentials = Credentials(token=os.environ.get("CRYOMAMBA_TOKEN"))
+        async with transport.open(self.server, credentials) as session:
+            yield session
+
+    def ask(self, question: Callable[[Session], Awaitable[T]]) -> T:
+        """Open a session, ask one thing, close it."""
+
+        async def work(_: Interruption) -> T:
+            async with self.session() as session:
+                return await question(session)
+
+        return self.run(work)
+
+    def run(self, work: Callable[[Interruption], Awaitable[T]]) -> T:
+        """Run `work` under trio; Ctrl-C and SIGTERM cancel it and raise `Interrupted` once it has ended."""
+        from cryomamba_core.cli.interruption import Interruption
+
+        interruption = Interruption()
+        return interruption.run(lambda: work(interruption))
+
+    def print_json(self, value: Any) -> None:
+        """Write one JSON document to standard output."""
+        from cryomamba_core.cli.failures import print_json
+
+        print_json(value)
+
+
+def make_console(*, stderr: bool) -> Console:
+    """A console that shows text as it is: no markup, no emoji, no guessing of colours."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+class WarningsOnStderr(logging.Handler):
+    """Shows what the library logs, one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        from rich.text import Text
+
+        style = {logging.DEBUG: "dim", logging.INFO: "dim"}.get(record.levelno, "yellow")
+        line = Text.assemble((f"{record.levelname.lower()}: ", style), " ".join(record.getMessage().split()))
+        make_console(stderr=True).print(line)
+
+
+def listen_to_logs(*, verbose: bool) -> None:
+    """Show warnings, and with `verbose` everything that CryoMamba says; called once at start."""
+    logger = logging.getLogger("cryomamba_core").parent
+    assert logger is not None
+    if not any(isinstance(handler, WarningsOnStderr) for handler in logger.handlers):
+        logger.addHandler(WarningsOnStderr())
+    for name in ("cryomamba_core", "cryomamba_backends", "cryomamba_server"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)

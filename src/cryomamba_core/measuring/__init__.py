@@ -1,0 +1,1 @@
+"""Measuring labels slab by slab: volumes, surfaces, pieces and places."""

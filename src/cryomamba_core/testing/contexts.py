@@ -1,0 +1,99 @@
+"""A run context without a job around it: records what a runner says, and cancels when told to."""
+
+from __future__ import annotations
+
+from cryomamba_core.interfaces import JobCanceled, RunContext
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensity
+
+
+class RecordingContext(RunContext):
+    """Runs a runner by itself, in a test, a notebook or a benchmark.
+
+    Parameters
+    ----------
+    model
+        The model to run.
+    volume
+        The volume that will be segmented; its grey values are measured now unless `intensity` is given.
+    intensity
+        Its grey values.
+    device
+        Where to run.
+    final_rows
+        How many sections along Z count as final already.
+    cancel_at
+        Number of the checkpoint, counted from 1, that cancels; None for none.
+
+    Attributes
+    ----------
+    checkpoints
+        How often `checkpoint` was called.
+    reports
+        Arguments (done, total, unit) of every `report`.
+    notes
+        Every sentence of `note`.
+    """
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        volume: Volume | None = None,
+        *,
+        intensity: IntensityStatistics | None = None,
+        device: str = "cpu",
+        final_rows: int = 0,
+        cancel_at: int | None = None,
+    ) -> None:
+        if intensity is None:
+            if volume is None:
+                raise ValueError("give the volume or its intensity statistics")
+            intensity = measure_intensity(volume)
+        self._model = model
+        self._intensity = intensity
+        self._device = device
+        self._final_rows = final_rows
+        self._cancel_at = cancel_at
+        self.checkpoints = 0
+        self.reports: list[tuple[int, int, str]] = []
+        self.notes: list[str] = []
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model to run."""
+        return self._model
+
+    @property
+    def device(self) -> str:
+        """Where to run."""
+        return self._device
+
+    @property
+    def intensity(self) -> IntensityStatistics:
+        """Grey values of the volume."""
+        return self._intensity
+
+    @property
+    def final_rows(self) -> int:
+        """How many sections along Z count as final already."""
+        return self._final_rows
+
+    def cancel(self) -> None:
+        """Make the next checkpoint raise `JobCanceled`, and every one after it."""
+        self._cancel_at = self.checkpoints + 1
+
+    def checkpoint(self) -> None:
+        """Count the call; raises `JobCanceled` once canceled."""
+        self.checkpoints += 1
+        if self._cancel_at is not None and self.checkpoints >= self._cancel_at:
+            raise JobCanceled
+
+    def report(self, done: int, total: int, unit: str) -> None:
+        """Keep the report; raises ValueError unless `done` is from 0 to `total`."""
+        if not 0 <= done <= total:
+            raise ValueError(f"{done} of {total} {unit} cannot be done")
+        self.reports.append((done, total, unit))
+
+    def note(self, sentence: str) -> None:
+        """Keep the sentence."""
+        self.notes.append(sentence)

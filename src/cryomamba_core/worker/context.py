@@ -1,0 +1,90 @@
+"""The framework's side of a runner's work: cancel, progress and notes."""
+
+from __future__ import annotations
+
+import threading
+
+from cryomamba_core.interfaces import JobCanceled, RunContext
+from cryomamba_core.job_directory import JobDirectory
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.volumes import IntensityStatistics
+from cryomamba_core.worker.reporting import EventLog
+
+
+class Preempted(BaseException):
+    """Somebody ended the worker from outside: another one will go on from the checkpoint."""
+
+
+class StopOrders:
+    """Looks for the two orders to stop: the cancel mark, and a signal.
+
+    Parameters
+    ----------
+    directory
+        Holds the mark.
+    """
+
+    def __init__(self, directory: JobDirectory) -> None:
+        self._directory = directory
+        self._signalled = threading.Event()
+
+    def signal(self) -> None:
+        """Remember a signal to end; safe in a signal handler."""
+        self._signalled.set()
+
+    def obey(self) -> None:
+        """Raise `JobCanceled` or `Preempted` if there is an order."""
+        if self._directory.cancel_ordered:
+            raise JobCanceled
+        if self._signalled.is_set():
+            raise Preempted
+
+
+class WorkerContext(RunContext):
+    """What a runner is given in a worker."""
+
+    def __init__(
+        self,
+        *,
+        model: ModelInfo,
+        device: str,
+        intensity: IntensityStatistics,
+        final_rows: int,
+        orders: StopOrders,
+        log: EventLog,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._intensity = intensity
+        self._final_rows = final_rows
+        self._orders = orders
+        self._log = log
+        self.reported = False
+        self.notes: list[str] = []
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._model
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def intensity(self) -> IntensityStatistics:
+        return self._intensity
+
+    @property
+    def final_rows(self) -> int:
+        return self._final_rows
+
+    def checkpoint(self) -> None:
+        self._orders.obey()
+
+    def report(self, done: int, total: int, unit: str) -> None:
+        self.reported = True
+        self._log.progress("segmenting", done, total, unit)
+
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)

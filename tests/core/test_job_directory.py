@@ -1,0 +1,104 @@
+import os
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from cryomamba_core.errors import StorageDamaged
+from cryomamba_core.events import StateChanged
+from cryomamba_core.geometry import Region, VoxelGrid
+from cryomamba_core.job_directory import Checkpoint, JobDirectory, JobSpec
+from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_core.previews import Preview
+
+GRID = VoxelGrid(shape=(2, 3, 4), voxel_size=(10, 10, 10))
+SPEC = JobSpec(
+    job_id="j",
+    config=JobConfig(source=Source(path="/a.mrc"), runner="threshold"),
+    source="/a.mrc",
+    source_name="a.mrc",
+    grid=GRID,
+    device="cpu",
+)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = JobDirectory(tmp_path / "job")
+    directory.begin_attempt(SPEC)
+    return directory
+
+
+def event(seq):
+    return StateChanged(seq=seq, at=datetime.now(UTC), state=JobState.RUNNING, attempt=1)
+
+
+def test_the_specification_survives(directory):
+    assert directory.spec() == SPEC
+
+
+def test_events_are_read_on_from_where_one_was(directory):
+    directory.append_event(event(1))
+    [(first, offset)] = directory.events()
+    directory.append_event(event(2))
+    [(second, _)] = directory.events(offset)
+    assert (first.seq, second.seq) == (1, 2)
+
+
+def test_a_torn_last_line_is_left_out_until_it_is_whole(directory):
+    directory.append_event(event(1))
+    with (directory.path / "events.jsonl").open("ab") as stream:
+        stream.write(b'{"type": "sta')
+    assert [found.seq for found, _ in directory.events()] == [1]
+
+
+def test_a_line_that_is_no_event_does_not_hide_the_next(directory):
+    (directory.path / "events.jsonl").write_bytes(b"\x00\x00\n")
+    directory.append_event(event(2))
+    assert [found.seq for found, _ in directory.events()] == [2]
+
+
+def test_a_new_attempt_clears_what_belongs_to_the_last_and_keeps_labels_and_checkpoint(directory):
+    directory.append_event(event(1))
+    directory.order_cancel()
+    directory.beat()
+    (directory.artifacts_path / "mask.mrc").touch()
+    directory.open_labels(GRID, np.dtype(np.uint8), create=True).close()
+    directory.write_checkpoint(Checkpoint(rows=1, dtype="uint8"))
+    directory.begin_attempt(SPEC)
+    assert not list(directory.events())
+    assert not directory.cancel_ordered
+    assert directory.silence() is None
+    assert not list(directory.artifacts_path.iterdir())
+    assert directory.checkpoint() == Checkpoint(rows=1, dtype="uint8")
+    assert directory.labels_path.exists()
+
+
+def test_the_newest_preview_replaces_the_one_before(directory):
+    assert directory.preview() is None
+    for sequence in (1, 2):
+        directory.write_preview(
+            Preview.pack(
+                np.zeros(GRID.shape, np.uint8),
+                sequence=sequence,
+                factor=1,
+                grid=GRID,
+                covered=Region.of_shape(GRID.shape),
+                provisional=False,
+            )
+        )
+    assert directory.preview().sequence == 2
+
+
+def test_a_heart_that_beats_is_not_silent(directory):
+    directory.beat()
+    os.utime(directory.path / "heartbeat", (1, 1))
+    assert directory.silence() > 1000
+    directory.beat()
+    assert directory.silence() < 1000
+
+
+def test_a_specification_that_cannot_be_read_is_said_to_be_damaged(directory):
+    (directory.path / "job.json").write_text("{}")
+    with pytest.raises(StorageDamaged):
+        directory.spec()

@@ -1,0 +1,101 @@
+import zlib
+
+import numpy as np
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryomamba_core.errors import StorageDamaged
+from cryomamba_core.geometry import Region, VoxelGrid
+from cryomamba_core.labels import LabelBlock
+from cryomamba_core.previews import Preview, PreviewBuilder, PreviewPolicy, coarsen_labels, preview_factor
+
+
+def grid_of(labels):
+    return VoxelGrid(shape=labels.shape, voxel_size=(10, 10, 10))
+
+
+def block_by_block(labels, factor):
+    """The definition, voxel by voxel."""
+    coarse = np.zeros([-(-size // factor) for size in labels.shape], labels.dtype)
+    for index in np.ndindex(coarse.shape):
+        block = labels[tuple(slice(i * factor, (i + 1) * factor) for i in index)]
+        values, counts = np.unique(block[block > 0], return_counts=True)
+        coarse[index] = values[np.argmax(counts)] if values.size else 0
+    return coarse
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 9)] * 3), st.integers(1, 5))
+def test_a_coarse_voxel_takes_the_most_frequent_label_that_is_not_background(seed, shape, factor):
+    labels = np.random.default_rng(seed).choice([0, 0, 0, 1, 2, 3], shape).astype(np.uint8)
+    assert np.array_equal(coarsen_labels(labels, factor), block_by_block(labels, factor))
+
+
+def test_a_membrane_one_voxel_thick_survives():
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[:, 5, :] = 1
+    assert (coarsen_labels(labels, 4)[:, 1, :] == 1).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 4))
+def test_the_last_preview_does_not_depend_on_how_the_labels_came(seed, depths, factor):
+    labels = np.random.default_rng(seed).choice([0, 0, 1, 2], (sum(depths), 7, 5)).astype(np.uint8)
+    arrived = np.zeros_like(labels)
+    limit = int(np.prod([-(-size // factor) for size in labels.shape]))
+    builder = PreviewBuilder(grid_of(labels), arrived, PreviewPolicy(max_voxels=limit))
+    builder.add_provisional(LabelBlock(region=Region.of_shape(labels.shape), labels=3 - labels, provisional=True))
+    start = 0
+    for depth in depths:
+        region = Region(start=(start, 0, 0), stop=(start + depth, *labels.shape[1:]))
+        arrived[region.slices] = labels[region.slices]
+        builder.add_final(region)
+        start += depth
+    preview = builder.snapshot()
+    assert np.array_equal(preview.labels(), coarsen_labels(labels, builder.factor))
+    assert not preview.provisional
+
+
+def test_provisional_labels_do_not_replace_final_ones():
+    arrived = np.full((4, 4, 4), 1, np.uint8)
+    builder = PreviewBuilder(grid_of(arrived), arrived, PreviewPolicy(max_voxels=64))
+    builder.add_final(Region(start=(0, 0, 0), stop=(2, 4, 4)))
+    builder.add_provisional(
+        LabelBlock(region=Region.of_shape((4, 4, 4)), labels=np.full((4, 4, 4), 2, np.uint8), provisional=True)
+    )
+    preview = builder.snapshot()
+    assert preview.labels()[:, 0, 0].tolist() == [1, 1, 2, 2]
+    assert preview.provisional
+    assert preview.covered == Region.of_shape((4, 4, 4))
+
+
+def test_the_factor_is_the_smallest_that_fits():
+    assert preview_factor((64, 256, 256), 64 * 256 * 256) == 1
+    assert preview_factor((65, 256, 256), 64 * 256 * 256) == 2
+
+
+def test_previews_count_up_and_lie_at_the_coarse_offset():
+    labels = np.zeros((8, 8, 8), np.uint8)
+    builder = PreviewBuilder(grid_of(labels), labels, PreviewPolicy(max_voxels=8))
+    assert [builder.snapshot().sequence for _ in range(3)] == [1, 2, 3]
+    assert builder.snapshot().grid.origin == (15.0, 15.0, 15.0)
+
+
+@pytest.fixture
+def preview():
+    labels = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    return Preview.pack(
+        labels, sequence=1, factor=1, grid=grid_of(labels), covered=Region.of_shape((2, 3, 4)), provisional=False
+    )
+
+
+def test_labels_survive_packing(preview):
+    assert np.array_equal(preview.labels(), np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "payload", [b"junk", zlib.compress(b"12"), zlib.compress(bytes(10**6))], ids=["junk", "short", "long"]
+)
+def test_a_payload_that_does_not_hold_the_labels_is_refused(preview, payload):
+    with pytest.raises(StorageDamaged):
+        evolve(preview, payload=payload).labels()

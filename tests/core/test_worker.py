@@ -1,0 +1,247 @@
+"""A job run inside this process with a stranger's plugins, and the same as the real worker process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import strangers
+
+from cryomamba_core.artifacts import Manifest
+from cryomamba_core.durable import sha256_of
+from cryomamba_core.errors import CorruptFile, PluginFault, UnusableVolume
+from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
+from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.interfaces import JobCanceled
+from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, JobDirectory, JobSpec
+from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_core.plugins import PluginHost
+from cryomamba_core.previews import PreviewPolicy
+from cryomamba_core.settings import Settings
+from cryomamba_core.wire import load_json
+from cryomamba_core.worker import taking
+from cryomamba_core.worker.context import Preempted, StopOrders
+from cryomamba_core.worker.reporting import EventLog
+from cryomamba_core.worker.run import JobRun
+
+SHAPE = (6, 5, 4)
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.random.default_rng(3).normal(size=SHAPE).astype(np.float32))
+    return path
+
+
+@pytest.fixture
+def host(tmp_path):
+    host = PluginHost(Settings(data_dir=tmp_path / "data"))
+    assert not host.register(strangers, name="strangers").error
+    return host
+
+
+def make_directory(tmp_path, tomogram, **params):
+    spec = JobSpec(
+        job_id="j",
+        config=JobConfig(
+            source=Source(path=str(tomogram)),
+            runner="steps",
+            params=params,
+            label="a",
+            preview=PreviewPolicy(interval_seconds=0),
+        ),
+        source=str(tomogram),
+        source_name="a.npy",
+        grid=VoxelGrid(shape=SHAPE, voxel_size=(10, 10, 10)),
+        device="cpu",
+    )
+    directory = JobDirectory(tmp_path / "job")
+    directory.begin_attempt(spec)
+    return directory
+
+
+def run_here(directory, host):
+    spec = directory.spec()
+    log, orders = EventLog(directory, attempt=spec.attempt), StopOrders(directory)
+    return JobRun(directory=directory, spec=spec, host=host, log=log, orders=orders).execute()
+
+
+def events_of(directory, kind):
+    return [event for event, _ in directory.events() if isinstance(event, kind)]
+
+
+def test_the_labels_are_the_runners_and_the_manifest_says_where_they_come_from(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram)
+    artifacts = run_here(directory, host)
+    assert [artifact.name for artifact in artifacts] == ["mask.npy", "manifest.json"]
+    mask = np.load(directory.artifacts_path / "mask.npy")
+    assert np.array_equal(mask, np.load(tomogram) > 0)
+    manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
+    assert manifest.run.source.sha256 == sha256_of(tomogram)
+    assert manifest.run.params == {"gate": "", "depth": 1, "fault": "", "resumes": True}
+    assert manifest.run.statistics[0].voxels == int(mask.sum())
+    assert manifest.artifacts[0].sha256 == sha256_of(directory.artifacts_path / "mask.npy")
+    assert manifest.notes == ("written by a stranger",)
+    assert manifest.versions["cryomamba"] == metadata.version("cryomamba")
+
+
+def test_progress_never_falls_and_the_last_preview_is_the_whole_mask(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram)
+    run_here(directory, host)
+    fractions = [event.progress.fraction for event in events_of(directory, Progress)]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert len(events_of(directory, PreviewReady)) == SHAPE[0] + 1
+    preview = directory.preview()
+    assert np.array_equal(preview.labels(), np.load(tomogram) > 0)
+    assert not preview.provisional
+
+
+@pytest.mark.parametrize("resumes", [True, False], ids=["leaves final sections out", "gives all sections again"])
+def test_a_second_attempt_goes_on_from_the_checkpoint(tmp_path, tomogram, host, monkeypatch, resumes):
+    monkeypatch.setattr(taking, "CHECKPOINT_INTERVAL", 0)
+    directory = make_directory(tmp_path, tomogram, fault="raises", depth=2, resumes=resumes)
+    with pytest.raises(ArithmeticError):
+        run_here(directory, host)
+    assert directory.checkpoint().rows == 2
+    marked = directory.open_labels(directory.spec().grid, np.dtype(np.uint8), create=True)
+    with marked:
+        first = marked[:2]
+        marked.write(VoxelGrid(shape=SHAPE, voxel_size=(1, 1, 1)).region((0, 0, 0), (2, 5, 4)), 1 - first)
+    directory = make_directory(tmp_path, tomogram, depth=2, resumes=resumes)
+    run_here(directory, host)
+    mask = np.load(directory.artifacts_path / "mask.npy")
+    expected = np.load(tomogram) > 0
+    assert np.array_equal(mask[:2], 1 - expected[:2])  # the sections of the first attempt were taken as they lay
+    assert np.array_equal(mask[2:], expected[2:])
+    assert np.array_equal(directory.preview().labels(), mask)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("label", "label 7 in a block|label 8 in a block"), ("overlap", "cover the same voxels"), ("outside", "ends at")],
+)
+def test_a_runner_that_breaks_its_contract_is_named(tmp_path, tomogram, host, fault, message):
+    with pytest.raises(PluginFault, match=message):
+        run_here(make_directory(tmp_path, tomogram, fault=fault), host)
+
+
+def test_a_runner_that_leaves_voxels_out_is_named(tmp_path, tomogram, host, monkeypatch):
+    monkeypatch.setattr(strangers.StepRunner, "segment", lambda *_: iter(()))
+    with pytest.raises(PluginFault, match="left 120 voxels without a label"):
+        run_here(make_directory(tmp_path, tomogram), host)
+
+
+def test_a_file_that_changed_since_it_was_accepted_is_refused(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram)
+    np.save(tomogram, np.zeros((2, 2, 2), np.float32))
+    with pytest.raises(CorruptFile, match="has changed"):
+        run_here(directory, host)
+
+
+def test_a_volume_that_cannot_be_segmented_is_refused_before_the_runner_sees_it(tmp_path, tomogram, host, monkeypatch):
+    monkeypatch.setattr(strangers.StepRunner, "segment", lambda *_: pytest.fail("the runner was called"))
+    np.save(tomogram, np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(UnusableVolume):
+        run_here(make_directory(tmp_path, tomogram), host)
+
+
+def test_the_order_to_cancel_is_seen_between_blocks(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram)
+    directory.order_cancel()
+    with pytest.raises(JobCanceled):
+        run_here(directory, host)
+
+
+def test_a_signal_is_another_matter_than_the_order_to_cancel(tmp_path, tomogram):
+    directory = make_directory(tmp_path, tomogram)
+    orders = StopOrders(directory)
+    orders.obey()
+    orders.signal()
+    with pytest.raises(Preempted):
+        orders.obey()
+    directory.order_cancel()
+    with pytest.raises(JobCanceled):
+        orders.obey()
+
+
+@pytest.fixture
+def worker_environment(tmp_path):
+    """An environment in which the strangers are an installed distribution."""
+    site = tmp_path / "site"
+    info = site / "strangers-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cryomamba]\nstrangers = strangers\n")
+    path = os.pathsep.join([str(site), str(Path(strangers.__file__).parent)])
+    return {**os.environ, "PYTHONPATH": path, "CRYOMAMBA_DATA_DIR": str(tmp_path / "data")}
+
+
+def start(directory, environment):
+    return subprocess.Popen([sys.executable, "-m", "cryomamba_core.worker", str(directory.path)], env=environment)
+
+
+def wait_for(directory, kind):
+    """The first event of a kind; the deadline is the test runner's."""
+    while True:
+        for event in events_of(directory, kind):
+            return event
+
+
+def test_the_worker_process_runs_a_job_and_leaves_only_results(tmp_path, tomogram, worker_environment):
+    directory = make_directory(tmp_path, tomogram)
+    assert start(directory, worker_environment).wait() == 0
+    [done] = events_of(directory, Completed)
+    assert {artifact.name for artifact in done.artifacts} >= {"mask.npy", "manifest.json"}
+    assert not directory.labels_path.exists()
+    assert directory.checkpoint() is None
+    assert [event.seq for event, _ in directory.events()] == list(range(1, done.seq + 1))
+
+
+def test_a_canceled_worker_says_so_and_leaves_nothing_behind(tmp_path, tomogram, worker_environment):
+    directory = make_directory(tmp_path, tomogram, gate=str(tmp_path))
+    (tmp_path / "0").touch()
+    process = start(directory, worker_environment)
+    wait_for(directory, PreviewReady)
+    directory.order_cancel()
+    assert process.wait() == EXIT_CANCELED
+    assert events_of(directory, StateChanged)[-1].state is JobState.CANCELED
+    assert not directory.labels_path.exists()
+    assert not list(directory.artifacts_path.iterdir())
+    assert not [path for path in directory.path.rglob("*") if "partial" in path.name]
+
+
+def test_a_worker_that_is_told_to_end_keeps_what_another_can_go_on_from(tmp_path, tomogram, worker_environment):
+    directory = make_directory(tmp_path, tomogram, gate=str(tmp_path))
+    (tmp_path / "0").touch()
+    process = start(directory, worker_environment)
+    wait_for(directory, PreviewReady)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not events_of(directory, (Completed, Failed))
+    assert directory.labels_path.exists()
+    for section in range(SHAPE[0]):
+        (tmp_path / str(section)).touch()
+    assert start(directory, worker_environment).wait() == 0
+
+
+def test_what_a_plugin_raises_becomes_the_jobs_error(tmp_path, tomogram, worker_environment):
+    directory = make_directory(tmp_path, tomogram, fault="raises")
+    assert start(directory, worker_environment).wait() == EXIT_FAILED
+    [failed] = events_of(directory, Failed)
+    assert failed.error.code == "internal/fault"
+    assert "the stranger cannot go on" in failed.error.message
+    assert not directory.labels_path.exists()
+
+
+def test_a_specification_that_cannot_be_read_fails_the_job(tmp_path, tomogram, worker_environment):
+    directory = make_directory(tmp_path, tomogram)
+    (directory.path / "job.json").write_text(json.dumps({"job_id": 3}))
+    assert start(directory, worker_environment).wait() == EXIT_FAILED
+    assert events_of(directory, Failed)[0].error.code == "storage/damaged"
