@@ -38,7 +38,7 @@ def main() -> None:
     for name in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{name}"] = str(arguments.work_folder / name)
         (arguments.work_folder / name).mkdir(parents=True, exist_ok=True)
-    os.environ["nnUNet_n_proc_DA"] = "1"
+    os.environ["nnUNet_n_proc_DA"] = "1"  # noqa: SIM112  (nnU-Net's own spelling)
 
     import torch
 
@@ -52,7 +52,12 @@ def main() -> None:
         plan_and_preprocess(arguments.work_folder / "preprocessed" / DATASET)
     if arguments.step in ("all", "train"):
         started = time.monotonic()
-        results = train(arguments.work_folder / "preprocessed" / DATASET, arguments.epochs, arguments.iterations)
+        results = train(
+            arguments.work_folder / "preprocessed" / DATASET,
+            epochs=arguments.epochs,
+            iterations=arguments.iterations,
+            resume=arguments.resume,
+        )
         print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
         export_model(results, "checkpoint_final.pth", arguments.output)
     for seed in HELD_OUT_SEEDS if arguments.step in ("all", "train", "evaluate") else ():
@@ -124,7 +129,7 @@ def plan_and_preprocess(folder: Path) -> None:
     plans = json.loads(plans_path.read_text())
     plans["configurations"] = {"3d_fullres": small_configuration(plans["configurations"]["3d_fullres"])}
     plans_path.write_text(json.dumps(plans, indent=4))
-    preprocess([DATASET_ID], configurations=("3d_fullres",), num_processes=1)
+    preprocess([DATASET_ID], configurations=("3d_fullres",), num_processes=(1,))
     cases = sorted(path.stem for path in (folder / "nnUNetPlans_3d_fullres").glob("*.pkl"))
     split = {"train": cases[:-VALIDATION_PHANTOMS], "val": cases[-VALIDATION_PHANTOMS:]}
     (folder / "splits_final.json").write_text(json.dumps([split]))
@@ -142,10 +147,14 @@ def small_configuration(planned: dict[str, Any]) -> dict[str, Any]:
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
-    return planned | {"batch_size": 2, "patch_size": list(PATCH), "architecture": architecture | {"arch_kwargs": network}}
+    return planned | {
+        "batch_size": 2,
+        "patch_size": list(PATCH),
+        "architecture": architecture | {"arch_kwargs": network},
+    }
 
 
-def train(folder: Path, epochs: int, iterations: int) -> Path:
+def train(folder: Path, *, epochs: int, iterations: int, resume: bool) -> Path:
     """Train with the stock trainer and return its results folder.
 
     Settings are changed on the instance: the checkpoint names the base class, which any nnU-Net can load. No random
@@ -153,25 +162,43 @@ def train(folder: Path, epochs: int, iterations: int) -> Path:
     trainer's does in float16 on a GPU.
     """
     import torch
+    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+    from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     # augmentation in this process: with few cores a worker only takes them from the training
-    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  (nnU-Net's own spelling)
 
-    plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": resume}
     description = json.loads((folder / "dataset.json").read_text())
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, description, torch.device("cpu"))
     trainer.num_epochs = epochs
     trainer.num_iterations_per_epoch = iterations
     trainer.num_val_iterations_per_epoch = 8
     trainer.save_every = 1
-    trainer.oversample_foreground_percent = 0.5
+    trainer.oversample_foreground_percent = 1.0
+    trainer.initial_lr = 3e-3
 
     def without_rotation() -> tuple[tuple[float, float], bool, tuple[int, ...], tuple[int, ...]]:
         trainer.inference_allowed_mirroring_axes = (0, 1, 2)
         return (0.0, 0.0), False, PATCH, (0, 1, 2)
 
+    def adam() -> tuple[Any, Any]:
+        optimizer = torch.optim.AdamW(trainer.network.parameters(), trainer.initial_lr, weight_decay=1e-4)
+        return optimizer, PolyLRScheduler(optimizer, trainer.initial_lr, trainer.num_epochs)
+
+    def mirror_only(*_: Any, **__: Any) -> ComposeTransforms:
+        scales = trainer._get_deep_supervision_scales()
+        return ComposeTransforms(
+            [MirrorTransform((0, 1, 2)), RemoveLabelTansform(-1, 0), DownsampleSegForDSTransform(scales)]
+        )
+
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = without_rotation
+    trainer.configure_optimizers = adam
+    trainer.get_training_transforms = mirror_only
     trainer.initialize()
     network = trainer.network.to(memory_format=torch.channels_last_3d)
     full_precision = network.forward
@@ -183,6 +210,8 @@ def train(folder: Path, epochs: int, iterations: int) -> Path:
         return [each.float() for each in outputs] if isinstance(outputs, (list, tuple)) else outputs.float()
 
     network.forward = reduced_precision
+    if resume:
+        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
     trainer.run_training()
     return Path(trainer.output_folder)
 
@@ -224,7 +253,7 @@ def evaluate(model: Path, seed: int) -> dict[str, float]:
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_final.pth")
     spacing = [phantom.parameters.voxel_size] * 3
-    labels = predictor.predict_single_npy_array(phantom.tomogram[None], {"spacing": spacing}, None, None, False)
+    labels = predictor.predict_single_npy_array(phantom.tomogram[None], {"spacing": spacing})
     scores: dict[str, float] = {}
     for value, name in LABEL_NAMES.items():
         if value:
@@ -238,11 +267,14 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder that receives the trained model")
     parser.add_argument("--work-folder", type=Path, default=Path("build/demo-model"), help="nnU-Net's three folders")
-    parser.add_argument("--phantoms", type=int, default=48, help="number of training phantoms, the last 2 for validation")
+    parser.add_argument(
+        "--phantoms", type=int, default=72, help="number of training phantoms, the last 2 for validation"
+    )
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--iterations", type=int, default=50, help="training steps in an epoch")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--step", choices=("all", "data", "plan", "train", "evaluate"), default="all")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work folder")
     return parser.parse_args()
 
 

@@ -114,6 +114,8 @@ class Manifest:
         Decisions taken on the way, e.g. how lengths are written.
     started_at, finished_at
         UTC.
+    peak_rss_bytes
+        The most memory that the worker process held at any time, code and libraries included.
     artifacts
         Everything else that was written, with digests.
     """
@@ -126,4 +128,5 @@ class Manifest:
     notes: tuple[str, ...] = ()
     started_at: datetime
     finished_at: datetime
+    peak_rss_bytes: int
     artifacts: tuple[Artifact, ...]

@@ -34,6 +34,7 @@
         ├── IllegalTransition                   job/illegal-transition
         ├── WorkerDied                          job/worker-died
         ├── OutOfMemory (MemoryError)           job/out-of-memory
+        ├── JobWasCanceled                      job/canceled
         └── JobFailed                           the code of what made it fail
 
 A message is one lower-case clause; the hint says what to do about it.
@@ -302,6 +303,12 @@ class OutOfMemory(JobError, MemoryError):
 
     code = "job/out-of-memory"
     retryable = True
+
+
+class JobWasCanceled(JobError):
+    """A job whose result was awaited was canceled by somebody else."""
+
+    code = "job/canceled"
 
 
 class JobFailed(JobError):

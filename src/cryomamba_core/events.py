@@ -88,4 +88,5 @@ class Failed:
     error: ErrorInfo
 
 
+#: What a listener of a job hears.
 JobEvent = StateChanged | Progress | PreviewReady | Completed | Failed

@@ -204,8 +204,13 @@ class JobDirectory:
 
     def silence(self) -> float | None:
         """Seconds since the last beat, or None before the first."""
+        beat = self.last_beat()
+        return None if beat is None else max(0.0, time.time() - beat)
+
+    def last_beat(self) -> float | None:
+        """When the worker beat last, in seconds since the epoch by the file system's clock, or None."""
         try:
-            return max(0.0, time.time() - self._heartbeat.stat().st_mtime)
+            return self._heartbeat.stat().st_mtime
         except FileNotFoundError:
             return None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.geometry import Index3, Region
 
-#: What picks a piece of a 3D array: slices for the leading axes, of step 1.
+#: What picks a piece of a 3D array, namely slices for the leading axes, of step 1.
 Slices = slice | tuple[slice, ...]
 
 

@@ -41,6 +41,9 @@ class Settings:
         How many workers may die on a job before it fails (``CRYOMAMBA_MAX_ATTEMPTS``).
     stale_seconds
         A worker whose heart has not beaten for so long is taken for lost (``CRYOMAMBA_STALE_SECONDS``).
+    nifti_angstrom_as_mm
+        Whether NIfTI and NRRD masks are written with 1 Å as 1 mm, for viewers that cannot show lengths of
+        1e-7 mm; else in true mm (``CRYOMAMBA_NIFTI_ANGSTROM_AS_MM``).
     """
 
     data_dir: Path = field(factory=default_data_dir, converter=_absolute)
@@ -48,6 +51,7 @@ class Settings:
     threads: int = 0
     max_attempts: int = 2
     stale_seconds: float = 60.0
+    nifti_angstrom_as_mm: bool = False
 
     @property
     def models_dir(self) -> Path:

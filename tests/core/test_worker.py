@@ -88,6 +88,7 @@ def test_the_labels_are_the_runners_and_the_manifest_says_where_they_come_from(t
     assert manifest.run.statistics[0].voxels == int(mask.sum())
     assert manifest.artifacts[0].sha256 == sha256_of(directory.artifacts_path / "mask.npy")
     assert manifest.notes == ("written by a stranger",)
+    assert manifest.peak_rss_bytes > 10**7
     assert manifest.versions["cryomamba"] == metadata.version("cryomamba")
 
 

@@ -158,7 +158,7 @@ def noise_spectrum(
     voxel_size: float,
     roughness: NDArray[np.float32],
 ) -> NDArray[np.complex64]:
-    """Return Gaussian noise with the spectrum of a weighted back-projection before any filter.
+    """Return the half spectrum of Gaussian noise, coloured as in a weighted back-projection.
 
     Its amplitude falls to one half at Nyquist, as a detector's transfer and interpolation make it fall, and rises by
     one half below 1/400 Å, where uneven ice and dose add to it. The missing wedge is *not* cut out here.

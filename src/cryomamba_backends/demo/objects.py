@@ -30,6 +30,15 @@ from cryomamba_backends.demo.scene import (
 
 _PLACING_ATTEMPTS = 300
 
+_COARSE = 4
+"""Voxels along an edge of the blocks in which room for ribosomes is sought."""
+
+_BEAD_DALTONS = 20_000
+"""Mass of one bead: with `BEAD_DEVIATION` its middle has about the density of solid protein."""
+
+_RIBOSOME_EDGE = 0.13
+"""Density, smoothed with 22 Å, at which a ribosome's label ends; makes it about 27 nm across."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Vesicle:
@@ -68,7 +77,8 @@ class Vesicle:
         The implicit function divided by the length of its gradient: exact to first order, which is what a layer that
         is thin against its radius of curvature needs.
         """
-        scaled = [part / np.float32(axis) for part, axis in zip(scene.offsets(region, self.centre), self.semi_axes, strict=True)]
+        offsets = scene.offsets(region, self.centre)
+        scaled = [part / np.float32(axis) for part, axis in zip(offsets, self.semi_axes, strict=True)]
         radius = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
         inverse = 1 / np.maximum(radius, np.float32(1e-3))
         surface = np.ones_like(radius)
@@ -107,7 +117,9 @@ def place_microtubules(scene: Scene, count: int) -> list[Vectors]:
     return lines
 
 
-def place_vesicles(scene: Scene, count: int, radii: tuple[float, float], lines: list[Vectors], taken: list[Vesicle]) -> None:
+def place_vesicles(
+    scene: Scene, count: int, radii: tuple[float, float], lines: list[Vectors], taken: list[Vesicle]
+) -> None:
     """Place vesicles beside microtubules and each other, nested ones allowed, and draw them.
 
     Parameters
@@ -140,7 +152,8 @@ def place_vesicles(scene: Scene, count: int, radii: tuple[float, float], lines: 
         )
         visible = np.all((vesicle.centre > -0.6 * mean_radius) & (vesicle.centre < scene.extent + 0.6 * mean_radius))
         off_lines = all(
-            np.linalg.norm(line - vesicle.centre, axis=1).min() > vesicle.reach + MICROTUBULE_RADIUS + 20 for line in lines
+            np.linalg.norm(line - vesicle.centre, axis=1).min() > vesicle.reach + MICROTUBULE_RADIUS + 20
+            for line in lines
         )
         off_others = all(_apart(vesicle, other) for other in taken)
         if visible and off_lines and off_others:
@@ -216,16 +229,6 @@ def place_actin(scene: Scene, count: int) -> None:
         scene.add_beads(beads, np.full(len(beads), 21_000 * 1.21))
 
 
-_COARSE = 4
-"""Voxels along an edge of the blocks in which room for ribosomes is sought."""
-
-_BEAD_DALTONS = 20_000
-"""Mass of one bead: with `BEAD_DEVIATION` its middle has about the density of solid protein."""
-
-_RIBOSOME_EDGE = 0.13
-"""Density, smoothed with 22 Å, at which a ribosome's label ends; gives 26 to 28 nm across."""
-
-
 def _apart(vesicle: Vesicle, other: Vesicle) -> bool:
     distance = float(np.linalg.norm(vesicle.centre - other.centre))
     beside = distance > vesicle.reach + other.reach - MEMBRANE_THICKNESS
@@ -282,7 +285,8 @@ def _draw_microtubule(scene: Scene, line: Vectors) -> None:
         rises = np.arange(stagger % (2 * MONOMER_RISE), along[-1], MONOMER_RISE)
         outward = np.cos(angle + polarity) * across + np.sin(angle + polarity) * upward
         axis_points = np.stack([np.interp(rises, along, line[:, i]) for i in range(3)], axis=1)
-        # alpha and beta tubulin differ little; half-decorated beta makes the 8 nm repeat that lattices show in cells
+        # alpha and beta tubulin look alike at this resolution; the difference stands for the 8 nm repeat of a lattice
+        # that carries other proteins
         share = np.where(np.arange(len(rises)) % 2, 1.15, 0.85) * TUBULIN_VOLUME
         for shift in (-9.0, 9.0):
             for lift in (-6.0, 6.0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import traceback
@@ -60,7 +61,7 @@ def exit_code_of(info: ErrorInfo) -> int:
     return _FAMILIES.get(info.code.partition("/")[0], 1)
 
 
-def report(error: BaseException, *, as_json: bool, verbose: bool, log_folder: Path | None) -> int:
+def report(error: BaseException, *, as_json: bool, verbose: bool = False, log_folder: Path | None = None) -> int:
     """Say what went wrong.
 
     Parameters
@@ -80,12 +81,13 @@ def report(error: BaseException, *, as_json: bool, verbose: bool, log_folder: Pa
         For the process.
     """
     cause = _innermost(error)
-    if isinstance(cause, click.exceptions.Exit):
-        return cause.exit_code
     if isinstance(cause, Interrupted):
         return _say_interrupted(cause, as_json=as_json)
     if isinstance(cause, KeyboardInterrupt | click.Abort):
-        return report(Interrupted(_sigint()), as_json=as_json, verbose=verbose, log_folder=log_folder)
+        return _say_interrupted(Interrupted(signal.SIGINT), as_json=as_json)
+    if isinstance(cause, click.exceptions.NoArgsIsHelpError) and not as_json:
+        click.echo(cause.format_message(), err=True)
+        return USAGE
     if isinstance(cause, click.ClickException):
         info = _usage(cause)
     else:
@@ -188,9 +190,3 @@ def _keep(text: str, folder: Path | None) -> Path:
                 continue
             return log_file
     return Path("nowhere")
-
-
-def _sigint() -> Any:
-    import signal
-
-    return signal.SIGINT

@@ -36,19 +36,28 @@ class CliState:
     ----------
     data_dir, config
         From the command line; None for what environment and files say.
+
+    Attributes
+    ----------
     server
         Address of the engine.
     verbose
         Whether the user wants details.
     """
 
-    def __init__(
-        self, *, data_dir: Path | None = None, config: Path | None = None, server: str = LOCAL, verbose: bool = False
-    ) -> None:
+    def __init__(self, *, data_dir: Path | None = None, config: Path | None = None) -> None:
         self._data_dir = data_dir
         self._config = config
-        self.server = server
-        self.verbose = verbose
+        self.server = LOCAL
+        self.verbose = False
+
+    def configure(self, *, data_dir: Path | None, config: Path | None, server: str, verbose: bool) -> None:
+        """Take over the global options; what was made for others is forgotten."""
+        self.server, self.verbose = server, verbose
+        if (data_dir, config) != (self._data_dir, self._config):
+            self._data_dir, self._config = data_dir, config
+            for made in ("settings", "host", "log_folder"):
+                vars(self).pop(made, None)
 
     @cached_property
     def settings(self) -> Settings:
@@ -141,11 +150,10 @@ class WarningsOnStderr(logging.Handler):
         make_console(stderr=True).print(line)
 
 
-def listen_to_logs(*, verbose: bool) -> None:
-    """Show warnings, and with `verbose` everything that CryoMamba says; called once at start."""
-    logger = logging.getLogger("cryomamba_core").parent
-    assert logger is not None
-    if not any(isinstance(handler, WarningsOnStderr) for handler in logger.handlers):
-        logger.addHandler(WarningsOnStderr())
+def listen_to_logs(*, verbose: bool, silent: bool = False) -> None:
+    """Show warnings, with `verbose` everything that CryoMamba says, and nothing if `silent`."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, WarningsOnStderr | logging.NullHandler) for handler in root.handlers):
+        root.addHandler(logging.NullHandler() if silent else WarningsOnStderr())
     for name in ("cryomamba_core", "cryomamba_backends", "cryomamba_server"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)

@@ -12,7 +12,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def byte_size(size: float) -> str:
     """Bytes in the unit that fits, e.g. ``15.6 MiB``."""
     value, unit = float(size), _UNITS[0]
-    for unit in _UNITS:  # noqa: B007  # the last one stays
+    for unit in _UNITS:
         if abs(value) < 1024 or unit == _UNITS[-1]:
             break
         value /= 1024

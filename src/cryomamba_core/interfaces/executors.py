@@ -80,6 +80,15 @@ class Executor(ABC):
     def reattach(self, handle: WorkerHandle) -> bool:
         """Whether the worker is still there; also from another process than the one that started it."""
 
+    def find(self, job_dir: Path) -> WorkerHandle | None:
+        """The worker that runs on a job directory, or None if there is none.
+
+        Asked by an engine that finds a job whose worker may have been started, but whose handle was
+        not recorded before the last engine was killed. An executor that cannot tell returns None;
+        the engine then believes the heartbeat alone.
+        """
+        return None
+
     @abstractmethod
     def wait(self, handle: WorkerHandle, timeout: float) -> WorkerExit | None:
         """Wait up to `timeout` seconds for the worker's end; None while it runs."""

@@ -61,7 +61,15 @@ class Storage(ABC):
 
     @abstractmethod
     def write(self, token: str, offset: int, data: bytes | memoryview) -> None:
-        """Write `data` at `offset`; durable when it returns. Ranges may come in any order and again."""
+        """Write `data` at `offset`; durable when it returns. Ranges may come in any order and again.
+
+        Raises
+        ------
+        InvalidParameter
+            If the range lies outside the size that was announced.
+        UnknownObject
+            If no such write is open.
+        """
 
     @abstractmethod
     def commit(self, token: str, *, sha256: str | None = None) -> ObjectInfo:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -174,6 +176,7 @@ class JobRun:
             notes=tuple(dict.fromkeys(notes)),
             started_at=self._started_at,
             finished_at=datetime.now(UTC),
+            peak_rss_bytes=peak_rss_bytes(),
             artifacts=tuple(artifacts),
         )
         target = self._directory.artifacts_path / MANIFEST
@@ -190,6 +193,12 @@ def _artifact(path: Path, media_type: str) -> Artifact:
 def _generator(blocks: Iterator[LabelBlock]) -> Generator[LabelBlock, None, None]:
     """A runner's blocks with a `close`, whatever kind of iterator it returned."""
     yield from blocks
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,184 @@
+"""Everything that is checked or built, one session each: ``nox -l`` lists them.
+
+The sessions that need torch (`types`, `tests_nnunet`, `faults`, `bench`, `demo`, `train_demo_model`) run in
+the environment that nox itself runs in, which ``make setup`` or ``make develop`` has filled: a second
+installation of torch would cost more than all the rest. The others have small environments of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYTHONS = ["3.11", "3.12", "3.13"]
+PACKAGES = ["cryomamba_core", "cryomamba_backends", "cryomamba_server"]
+CHECKED = ["src", "tests", "benchmarks", "tools", "docs", "noxfile.py"]
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "virtualenv"  # constraints.txt is meant for pip
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = [
+    "lint",
+    "imports",
+    "types",
+    "docs",
+    "package",
+    "plugins",
+    "tests",
+    "faults",
+    "tests_nnunet",
+]
+
+
+def put_pyenv_interpreters_first() -> None:
+    """Let nox find interpreters that pyenv has installed but not selected; its shims for those fail."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for version in PYTHONS:
+        for folder in sorted((root / "versions").glob(f"{version}.*/bin")):
+            os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+put_pyenv_interpreters_first()
+
+
+@nox.session(python=PYTHONS[0])
+def lint(session: nox.Session) -> None:
+    """Style, spelling and the project file; the hooks of pre-commit run the same programs."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", *CHECKED)
+    session.run("ruff", "format", "--check", *CHECKED)
+    session.run("codespell", *CHECKED, "README.md", "CONTRIBUTING.md", "changelog.d")
+    session.run("validate-pyproject", "pyproject.toml")
+
+
+@nox.session(python=PYTHONS[0])
+def imports(session: nox.Session) -> None:
+    """Which part may import which."""
+    session.install(*_group("imports"))
+    session.install("--no-deps", "--editable", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """Strict mypy, and the completeness of what the core offers to plugin authors."""
+    _require(session, "mypy", "pyright", "torch")
+    session.run(sys.executable, "-m", "mypy", *(f"--package={package}" for package in PACKAGES))
+    verify = [sys.executable, "-m", "pyright", "--verifytypes", "cryomamba_core", "--ignoreexternal"]
+    said = session.run(*verify, "--outputjson", env={"PYTHONPATH": "src"}, silent=True, success_codes=[0, 1], log=False)
+    report = json.loads(str(said))["typeCompleteness"]
+    unknown = [symbol["name"] for symbol in report["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
+    session.log(f"pyright: {report['exportedSymbolCounts']['withKnownType']} exported symbols have a known type")
+    if unknown or not report["symbols"]:
+        session.error(f"pyright does not know the types of {', '.join(unknown) or 'anything'}")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Core, server and file formats, without torch."""
+    session.install("--editable", ".[server]", *_group("test"))
+    _pytest(session, "--ignore=tests/backends/nnunet", "--ignore=tests/faults", *session.posargs)
+
+
+@nox.session(python=False)
+def tests_nnunet(session: nox.Session) -> None:
+    """Everything that needs torch: equality with stock nnU-Net, and the demonstration."""
+    _require(session, "torch", "nnunetv2", "pytest")
+    _pytest(session, *(session.posargs or _tests_that_need_torch()))
+
+
+@nox.session(python=False)
+def faults(session: nox.Session) -> None:
+    """Workers and engines that are killed, full disks, broken plugins."""
+    _require(session, "pytest", "sqlalchemy")
+    _pytest(session, "tests/faults", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def docs(session: nox.Session) -> None:
+    """The documentation, without a warning."""
+    session.install("--editable", ".[server]", *_group("docs"))
+    session.run("sphinx-build", "-W", "-n", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+    session.log("open docs/_build/html/index.html")
+
+
+@nox.session(python=False)
+def bench(session: nox.Session) -> None:
+    """Every number that the documentation quotes; all benchmarks, or those that are named."""
+    wanted = session.posargs or sorted(path.stem for path in Path("benchmarks").glob("*.py"))
+    for name in wanted:
+        session.run(sys.executable, f"benchmarks/{name}.py")
+
+
+@nox.session(python=False)
+def demo(session: nox.Session) -> None:
+    """The demonstration: a synthetic tomogram, segmented by the model that ships with the package."""
+    _require(session, "torch")
+    session.run(sys.executable, "-m", "cryomamba_core.cli.main", "demo", "--out", "demo-output", *session.posargs)
+
+
+@nox.session(python=False)
+def train_demo_model(session: nox.Session) -> None:
+    """Train the demonstration model from nothing with stock nnU-Net (about an hour on two cores)."""
+    _require(session, "nnunetv2")
+    session.run(sys.executable, "tools/train_demo_model.py", *(session.posargs or ["build/demo-model"]))
+
+
+@nox.session(python=PYTHONS[0])
+def package(session: nox.Session) -> None:
+    """The wheel, built from the source distribution and installed alone into a clean environment."""
+    session.install("build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", silent=True)
+    (wheel,) = (ROOT / "dist").glob("cryomamba-*.whl")
+    session.run("python", "tools/check_wheel.py", str(wheel))
+    clean = Path(session.create_tmp()) / "clean"
+    shutil.rmtree(clean, ignore_errors=True)
+    session.run("python", "-m", "venv", str(clean))
+    python = str(clean / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    session.run(python, "tools/check_installation.py", external=True)
+
+
+@nox.session(python=PYTHONS[0])
+def plugins(session: nox.Session) -> None:
+    """The wheel of each separately installable plugin, in an environment with the package alone."""
+    found = sorted(path.parent for path in Path("plugins").glob("*/pyproject.toml"))
+    if not found:
+        session.skip("there is no separately installable plugin yet")
+    session.install("build", ".[server]", *_group("test"))
+    for folder in found:
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(folder / "dist"), str(folder), silent=True)
+        session.install(*(str(wheel) for wheel in (folder / "dist").glob("*.whl")))
+        _pytest(session, str(folder / "tests"))
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name))
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    python = sys.executable if session.python is False else "python"
+    session.run(python, "-m", "pytest", *arguments)
+
+
+def _require(session: nox.Session, *modules: str) -> None:
+    """Stop with the command that helps, unless nox runs in an environment that has `modules`."""
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        session.error(f"{', '.join(missing)} not found beside nox: run 'make develop', then '.venv/bin/nox'")
+
+
+def _tests_that_need_torch() -> list[str]:
+    folder = Path("tests/backends/nnunet")
+    elsewhere = (path for path in Path("tests").rglob("test_*.py") if folder not in path.parents)
+    return [str(folder), *sorted(str(path) for path in elsewhere if 'importorskip("torch")' in path.read_text())]

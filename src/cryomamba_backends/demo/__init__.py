@@ -1,0 +1,1 @@
+"""The demonstration: a synthetic tomogram whose every label is known."""

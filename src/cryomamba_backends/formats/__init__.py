@@ -1,0 +1,1 @@
+"""File formats: readers of tomograms and exporters of masks."""

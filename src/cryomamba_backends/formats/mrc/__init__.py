@@ -1,0 +1,1 @@
+"""MRC2014 and its older relatives."""

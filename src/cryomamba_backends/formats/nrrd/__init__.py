@@ -1,0 +1,1 @@
+"""NRRD with an attached header."""

@@ -1,0 +1,240 @@
+"""Installing: a trained-model folder becomes a folder of safetensors and JSON, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, evolve, field, frozen
+
+from cryomamba_backends.nnunet.checkpoints import Checkpoint, read_checkpoint
+from cryomamba_backends.nnunet.installed import DATASET, PLANS, RECORD, FoldRecord, InstalledModel, ModelRecord
+from cryomamba_backends.nnunet.network import build_network, fill_network, unique_weights
+from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
+from cryomamba_backends.nnunet.spacing import SpacingUnit, guess_unit, in_angstrom, spacing_unit
+from cryomamba_backends.nnunet.trained_folder import TrainedFolder, check_trainer, open_trained_folder
+from cryomamba_core.durable import PARTIAL, sha256_of, sync_file, sync_folder
+from cryomamba_core.errors import InvalidParameter, ModelExists, UnusableModel
+from cryomamba_core.wire import dump_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import torch
+
+#: What of a dataset.json is kept; the rest may name patients, paths and files.
+DATASET_KEYS = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
+
+OPTIONS = frozenset({"spacing_unit", "accept_trainer", "description", "licence", "citation"})
+
+
+@frozen(kw_only=True)
+class InstallOptions:
+    """What the user says about a model that its files do not.
+
+    Attributes
+    ----------
+    spacing_unit
+        What the plans' spacing is measured in; None to guess.
+    accept_trainer
+        Name of a trainer that is not known, but changes nothing but the training.
+    description, licence, citation
+        For people; None to take what ``dataset.json`` has.
+    """
+
+    spacing_unit: SpacingUnit | None = None
+    accept_trainer: str | None = None
+    description: str | None = None
+    licence: str | None = None
+    citation: str | None = None
+
+
+def parse_options(options: Mapping[str, str]) -> InstallOptions:
+    """Options from their texts; raises `InvalidParameter` for one that is not known."""
+    for key in options:
+        if key not in OPTIONS:
+            raise InvalidParameter(f"option {key!r} is not known", hint=f"there are: {', '.join(sorted(OPTIONS))}")
+    texts: dict[str, Any] = dict(options)
+    if "spacing_unit" in texts:
+        texts["spacing_unit"] = spacing_unit(texts["spacing_unit"])
+    return InstallOptions(**texts)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no plain name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise InvalidParameter(
+            f"{name!r} cannot be a model's name", hint="use up to 100 letters, digits, dots, dashes and underscores"
+        )
+
+
+@frozen(kw_only=True, eq=False)
+class PreparedModel:
+    """A trained model, read and checked, before it is written.
+
+    Attributes
+    ----------
+    source, recipe
+        Its files, and what the plans say.
+    checkpoint
+        The first fold's.
+    weights
+        Fold → its weights, each under one name.
+    record
+        What ``model.json`` will say; folds and name are still missing.
+    """
+
+    source: TrainedFolder
+    recipe: ModelRecipe
+    checkpoint: Checkpoint
+    weights: dict[str, dict[str, torch.Tensor]] = field(repr=False)
+    record: ModelRecord
+
+
+def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
+    """Read a trained-model folder; nothing in it is executed and nothing is written.
+
+    Raises
+    ------
+    ModelError
+        UnusableModel, HostileModel or UnsupportedModel.
+    """
+    source = open_trained_folder(folder)
+    checkpoints = {fold: read_checkpoint(path) for fold, path in source.checkpoints.items()}
+    first = next(iter(checkpoints.values()))
+    recipe = parse_recipe(source.plans, source.dataset, first.configuration)
+    weights = {}
+    for fold, checkpoint in checkpoints.items():
+        check_trainer(checkpoint.trainer, options.accept_trainer)
+        _check_same_model(first, checkpoint, fold)
+        network = build_network(recipe.network, recipe.labels.heads)
+        fill_network(network, checkpoint.weights, source=f"fold_{fold}/{source.checkpoints[fold].name}")
+        weights[fold] = unique_weights(network)
+    guess = None if options.spacing_unit else guess_unit(recipe.spacing)
+    unit = options.spacing_unit or guess.unit  # type: ignore[union-attr]  # one of the two is there
+    record = ModelRecord(
+        name="",
+        digest=_digest(recipe, first.mirroring_axes, unit, weights),
+        configuration=first.configuration,
+        trainer=first.trainer,
+        spacing_unit=unit,
+        voxel_size=in_angstrom(recipe.source_spacing, unit),
+        patch=recipe.patch,
+        mirroring_axes=first.mirroring_axes,
+        folds=(),
+        labels=recipe.labels.labels,
+        description=_text(options.description, source.dataset, "description"),
+        licence=_text(options.licence, source.dataset, "licence", "license"),
+        citation=_text(options.citation, source.dataset, "citation", "reference"),
+        created_from=source.folder.name,
+        notes=(*source.notes, *((guess.note,) if guess else ())),
+    )
+    return PreparedModel(source=source, recipe=recipe, checkpoint=first, weights=weights, record=record)
+
+
+def write_model(prepared: PreparedModel, root: Path, name: str) -> InstalledModel:
+    """Write a model's folder into `root`, whole and durable or not at all.
+
+    Raises
+    ------
+    ModelExists
+        If the name is taken.
+    """
+    from safetensors.torch import save_file
+
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / name
+    partial = root / f".{name}.{os.getpid()}{PARTIAL}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        folds = []
+        for fold, weights in prepared.weights.items():
+            path = partial / f"fold_{fold}.safetensors"
+            save_file(weights, path)
+            folds.append(FoldRecord(fold=fold, file=path.name, size=path.stat().st_size, sha256=sha256_of(path)))
+        dataset = {key: prepared.source.dataset[key] for key in DATASET_KEYS if key in prepared.source.dataset}
+        record = evolve(prepared.record, name=name, folds=tuple(folds))
+        (partial / PLANS).write_text(json.dumps(prepared.source.plans, indent=1) + "\n", encoding="utf-8")
+        (partial / DATASET).write_text(json.dumps(dataset, indent=1) + "\n", encoding="utf-8")
+        (partial / RECORD).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
+        for path in partial.iterdir():
+            path.chmod(0o644)
+            sync_file(path)
+        sync_folder(partial)
+        _move(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(root)
+    return InstalledModel(folder=target, record=record)
+
+
+def automatic_name(folder: Path, digest: str) -> str:
+    """A name made from the folder's and the digest."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip(".-")
+    return f"{stem[:80] or 'model'}-{digest[:12]}"
+
+
+def name_taken(name: str) -> ModelExists:
+    """The error for a name that is taken."""
+    return ModelExists(
+        f"another model is already installed as {name!r}", hint="choose another --name, or remove that model's folder"
+    )
+
+
+def _move(partial: Path, target: Path) -> None:
+    if target.exists():
+        raise name_taken(target.name)
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if target.exists():
+            raise name_taken(target.name) from error
+        raise
+
+
+def _check_same_model(first: Checkpoint, other: Checkpoint, fold: str) -> None:
+    for name in ("configuration", "mirroring_axes"):
+        if getattr(first, name) != getattr(other, name):
+            raise UnusableModel(
+                f"fold {fold} has the {name.replace('_', ' ')} {getattr(other, name)!r}, "
+                f"the first fold {getattr(first, name)!r}",
+                hint="all folds must be of one training",
+            )
+
+
+def _text(given: str | None, dataset: dict[str, Any], *keys: str) -> str:
+    if given is not None:
+        return given
+    for key in keys:
+        if isinstance(dataset.get(key), str):
+            return str(dataset[key])[:2000]
+    return ""
+
+
+def _digest(
+    recipe: ModelRecipe,
+    mirroring_axes: Iterable[int],
+    unit: SpacingUnit,
+    weights: dict[str, dict[str, torch.Tensor]],
+) -> str:
+    """SHA-256 over what decides the labels, in one canonical form."""
+    decisive = {
+        "recipe": asdict(recipe, recurse=True),
+        "mirroring_axes": list(mirroring_axes),
+        "spacing_unit": unit,
+    }
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":")).encode())
+    for fold in sorted(weights):
+        digest.update(f"\nfold {fold}\n".encode())
+        for key in sorted(weights[fold]):
+            tensor = weights[fold][key]
+            digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,233 @@
+"""Installed models: one folder each, of safetensors and JSON, described by a record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import evolve, field, frozen
+
+from cryomamba_backends.nnunet.network import build_network, fill_network
+from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
+from cryomamba_backends.nnunet.spacing import SpacingUnit
+from cryomamba_core.durable import sha256_of
+from cryomamba_core.errors import CryoMambaError, UnusableModel
+from cryomamba_core.geometry import Index3, Vector3
+from cryomamba_core.labels import Label
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.wire import load_json
+
+if TYPE_CHECKING:
+    import torch
+
+RUNNER = "nnunet"
+RECORD = "model.json"
+PLANS = "plans.json"
+DATASET = "dataset.json"
+
+#: Version of the layout of an installed model's folder.
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class FoldRecord:
+    """The weights of one fold.
+
+    Attributes
+    ----------
+    fold
+        ``0``, ``1``, … or ``all``.
+    file
+        Its safetensors file.
+    size
+        In bytes.
+    sha256
+        Hex digest of the file.
+    """
+
+    fold: str
+    file: str = field()
+    size: int
+    sha256: str
+
+    @file.validator
+    def _plain(self, _: object, file: str) -> None:
+        if not re.fullmatch(r"fold_(\d+|all)\.safetensors", file, re.ASCII):
+            raise UnusableModel(f"{file!r} is no name of a file with weights")
+
+
+@frozen(kw_only=True)
+class ModelRecord:
+    """What ``model.json`` says.
+
+    Attributes
+    ----------
+    format, runner
+        Layout of the folder, and who reads it.
+    name
+        Under which it was installed; the folder's own name counts.
+    digest
+        SHA-256 (hex) over what decides the labels.
+    configuration, trainer
+        nnU-Net's names.
+    spacing_unit
+        What the plans' spacing is measured in.
+    voxel_size
+        That spacing, (z, y, x) in Å; None where it is no length.
+    patch
+        Extent of a tile, in model axes.
+    mirroring_axes
+        Model axes that may be mirrored.
+    folds
+        The weights.
+    labels
+        What it segments.
+    description, licence, citation
+        For people.
+    created_from
+        Name of the folder that it was made from.
+    notes
+        Choices that were made when it was installed.
+    """
+
+    format: int = FORMAT
+    runner: str = RUNNER
+    name: str
+    digest: str
+    configuration: str
+    trainer: str
+    spacing_unit: SpacingUnit
+    voxel_size: Vector3 | None
+    patch: Index3
+    mirroring_axes: tuple[int, ...]
+    folds: tuple[FoldRecord, ...]
+    labels: tuple[Label, ...]
+    description: str = ""
+    licence: str = ""
+    citation: str = ""
+    created_from: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class InstalledModel:
+    """An installed model and where it lies."""
+
+    folder: Path
+    record: ModelRecord
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model as users see it."""
+        record = self.record
+        details = {
+            "configuration": record.configuration,
+            "folds": ", ".join(fold.fold for fold in record.folds),
+            "mirroring": ", ".join(map(str, record.mirroring_axes)) or "none",
+            "patch": " × ".join(map(str, record.patch)),
+            "spacing unit": record.spacing_unit,
+            "trainer": record.trainer,
+        }
+        if record.notes:
+            details["notes"] = "; ".join(record.notes)
+        return ModelInfo(
+            name=record.name,
+            runner=RUNNER,
+            labels=record.labels,
+            voxel_size=record.voxel_size,
+            digest=record.digest,
+            description=record.description,
+            licence=record.licence,
+            citation=record.citation,
+            details=details,
+        )
+
+    def recipe(self) -> ModelRecipe:
+        """The plans, checked."""
+        try:
+            plans = json.loads((self.folder / PLANS).read_bytes())
+            dataset = json.loads((self.folder / DATASET).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(str(error)) from error
+        return parse_recipe(plans, dataset, self.record.configuration)
+
+    def network(self, fold: FoldRecord, recipe: ModelRecipe) -> torch.nn.Module:
+        """The network with the weights of a fold, on the CPU, ready to run.
+
+        Raises
+        ------
+        UnusableModel
+            If the weights are not those that were installed.
+        """
+        network = build_network(recipe.network, recipe.labels.heads)
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder / fold.file
+        try:
+            if sha256_of(path) != fold.sha256:
+                raise self._damaged(f"{fold.file} has changed since it was installed")
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(" ".join(str(error).split())) from error
+        fill_network(network, weights, source=fold.file)
+        return network
+
+    def _damaged(self, reason: str) -> UnusableModel:
+        return UnusableModel(
+            f"the installed model {self.record.name!r} is damaged: {reason}",
+            hint=f"remove the folder {self.folder} and install the model again",
+        )
+
+
+def read_installed(folder: Path) -> InstalledModel:
+    """An installed model of this runner.
+
+    Raises
+    ------
+    CryoMambaError
+        If its record cannot be read.
+    """
+    try:
+        text = (folder / RECORD).read_bytes()
+    except OSError as error:
+        raise UnusableModel(f"{folder / RECORD} cannot be read: {error.strerror}") from error
+    record = load_json(text, ModelRecord)
+    if record.format != FORMAT:
+        raise UnusableModel(f"{folder / RECORD} is of format {record.format}, this version reads {FORMAT}")
+    missing = [fold.file for fold in record.folds if not (folder / fold.file).is_file()]
+    if missing or not record.folds:
+        raise UnusableModel(f"{folder} lacks {', '.join(missing) or 'weights'}")
+    return InstalledModel(folder=folder, record=evolve(record, name=folder.name))
+
+
+def installed_models(*roots: Path) -> Iterator[InstalledModel]:
+    """Installed models of this runner in each of the folders, by name; broken ones are logged and left out."""
+    seen: set[str] = set()
+    for root in roots:
+        for record in sorted(root.glob(f"[!.]*/{RECORD}")):
+            folder = record.parent
+            if folder.name in seen or not _is_ours(record):
+                continue
+            try:
+                model = read_installed(folder)
+            except CryoMambaError as error:
+                log.warning("the model in %s is left out: %s", folder, error)
+                continue
+            seen.add(folder.name)
+            yield model
+
+
+def _is_ours(record: Path) -> bool:
+    """Whether a record belongs to this runner; one that cannot be read may."""
+    try:
+        content = json.loads(record.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(content, dict) or content.get("runner", RUNNER) == RUNNER

@@ -1,0 +1,127 @@
+"""From a network's scores to labels, as nnU-Net's label manager does it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from cryomamba_core.errors import UnsupportedModel, UnusableModel
+from cryomamba_core.labels import Label, label_dtype, name_labels
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+#: Highest value that fits a mask of uint16.
+HIGHEST_LABEL = 65535
+
+
+@frozen(kw_only=True)
+class LabelScheme:
+    """What a network's heads stand for.
+
+    Attributes
+    ----------
+    names
+        Mask value → name, background left out.
+    regions
+        Mask value of each head where heads are overlapping regions, later ones painted over
+        earlier ones; None where the heads are background and the labels, of which the best wins.
+    heads
+        Number of outputs of the network.
+    """
+
+    names: dict[int, str]
+    regions: tuple[int, ...] | None
+    heads: int = field()
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Labels as users see them."""
+        return name_labels(self.names)
+
+    def decide(self, scores: torch.Tensor) -> NDArray[np.uint8 | np.uint16]:
+        """Labels of voxels.
+
+        Parameters
+        ----------
+        scores
+            (heads, z, y, x) in half precision, without NaN.
+
+        Returns
+        -------
+        labels
+            (z, y, x)
+        """
+        import torch
+
+        dtype = label_dtype(max(self.names))
+        wide = torch.uint8 if dtype.itemsize == 1 else torch.int32
+        labels = torch.zeros(scores.shape[1:], dtype=wide)
+        if self.regions is not None:
+            for head, value in enumerate(self.regions):
+                labels.masked_fill_(torch.sigmoid(scores[head].float()) > 0.5, value)
+        else:
+            best = scores[0].clone()
+            for head in range(1, self.heads):
+                labels.masked_fill_(scores[head] > best, head)
+                torch.maximum(best, scores[head], out=best)
+        decided: NDArray[Any] = labels.numpy().astype(dtype, copy=False)
+        return decided
+
+
+def parse_label_scheme(dataset: dict[str, Any]) -> LabelScheme:
+    """The label scheme of a ``dataset.json``.
+
+    Raises
+    ------
+    UnusableModel
+        If the labels contradict each other.
+    UnsupportedModel
+        If they do not fit a mask.
+    """
+    labels = dataset.get("labels")
+    if not isinstance(labels, dict) or labels.get("background") != 0:
+        raise UnusableModel("dataset.json names no labels with background 0")
+    given = {str(name): value for name, value in labels.items() if name != "ignore"}
+    for name, value in given.items():
+        if not _values(value):
+            raise UnusableModel(f"label {name!r} of dataset.json has the value {value!r}, which is no label")
+    if any(isinstance(value, list) and len(value) > 1 for value in given.values()):
+        scheme = _of_regions(given, dataset.get("regions_class_order"))
+    else:
+        scheme = _of_labels(given)
+    if not scheme.names:
+        raise UnusableModel("dataset.json has no label besides the background")
+    if max(scheme.names) > HIGHEST_LABEL:
+        raise UnsupportedModel(f"label value {max(scheme.names)} does not fit a mask of 16 bits")
+    return scheme
+
+
+def _values(value: object) -> tuple[int, ...]:
+    values: list[Any] = value if isinstance(value, list) else [value]
+    return tuple(values) if values and all(type(part) is int and part >= 0 for part in values) else ()
+
+
+def _of_labels(given: dict[str, Any]) -> LabelScheme:
+    names = {_values(value)[0]: name for name, value in given.items()}
+    if sorted(names) != list(range(len(given))):
+        raise UnusableModel(
+            f"the labels of dataset.json are {sorted(names)}, not consecutive numbers from 0",
+            hint="nnU-Net needs consecutive labels",
+        )
+    heads = len(names)
+    del names[0]
+    return LabelScheme(names=names, regions=None, heads=heads)
+
+
+def _of_regions(given: dict[str, Any], order: object) -> LabelScheme:
+    regions = [name for name, value in given.items() if set(_values(value)) != {0}]
+    if not isinstance(order, list) or len(order) != len(regions) or any(type(v) is not int or v < 1 for v in order):
+        raise UnusableModel(
+            f"dataset.json has {len(regions)} regions, but regions_class_order is {order!r}",
+            hint="it must give a positive label to each region",
+        )
+    return LabelScheme(names=dict(zip(order, regions, strict=True)), regions=tuple(order), heads=len(regions))

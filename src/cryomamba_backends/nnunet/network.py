@@ -1,0 +1,190 @@
+"""The network: built from the plans by an allow-list of classes, never by importing what a file names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cryomamba_backends.nnunet.plans import NetworkRecipe
+from cryomamba_core.errors import HostileModel, PluginUnavailable, UnsupportedModel, UnusableModel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ARCHITECTURES = frozenset({"PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet"})
+
+#: Arguments that name a class, and the classes that they may name.
+LAYERS: Mapping[str, frozenset[str]] = {
+    "conv_op": frozenset({"Conv3d"}),
+    "norm_op": frozenset({"BatchNorm3d", "InstanceNorm3d"}),
+    "dropout_op": frozenset({"AlphaDropout", "Dropout", "Dropout3d"}),
+    "nonlin": frozenset(
+        {"ELU", "GELU", "Hardswish", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Tanh"}
+    ),
+}
+BLOCKS = frozenset({"BasicBlockD", "BottleneckD"})
+
+#: Arguments that a network takes besides.
+PLAIN_ARGUMENTS = frozenset(
+    {
+        "bottleneck_channels",
+        "conv_bias",
+        "dropout_op_kwargs",
+        "features_per_stage",
+        "kernel_sizes",
+        "n_blocks_per_stage",
+        "n_conv_per_stage",
+        "n_conv_per_stage_decoder",
+        "n_stages",
+        "nonlin_first",
+        "nonlin_kwargs",
+        "norm_op_kwargs",
+        "stem_channels",
+        "strides",
+    }
+)
+
+#: More is a mistake or an attack: each stage halves the tile.
+MAX_STAGES = 16
+MAX_LAYERS_PER_STAGE = 64
+
+
+def build_network(recipe: NetworkRecipe, heads: int) -> torch.nn.Module:
+    """Build the network without memory for its weights.
+
+    Parameters
+    ----------
+    recipe
+        From the plans.
+    heads
+        Number of outputs.
+
+    Returns
+    -------
+    network
+        On the ``meta`` device; `fill_network` gives it weights.
+
+    Raises
+    ------
+    HostileModel
+        If the plans name a class from anywhere but PyTorch and dynamic-network-architectures.
+    UnsupportedModel
+        If they name one of theirs that is not known to work.
+    UnusableModel
+        If the arguments do not make a network.
+    """
+    torch, unet, residual = _libraries()
+    kind = _architecture(recipe.class_name)
+    arguments = dict(_arguments(recipe.arguments, torch.nn, residual))
+    try:
+        with torch.device("meta"):
+            network: nn.Module = getattr(unet, kind)(
+                input_channels=1, num_classes=heads, deep_supervision=False, **arguments
+            )
+    except (AssertionError, ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UnusableModel(f"plans.json does not describe a {kind}: {' '.join(str(error).split())}") from error
+    network.eval()
+    return network
+
+
+def fill_network(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) -> None:
+    """Give a network from `build_network` its weights; those that several names share need one of them.
+
+    Raises
+    ------
+    UnusableModel
+        If a weight is missing, superfluous or of another shape; it names which.
+    """
+    expected = network.state_dict()
+    for key, tensor in weights.items():
+        if key not in expected:
+            raise UnusableModel(f"{source} has the weight {key!r}, which the network of plans.json has not")
+        if tensor.shape != expected[key].shape:
+            raise UnusableModel(
+                f"weight {key!r} of {source} has the shape {tuple(tensor.shape)}, "
+                f"the network of plans.json needs {tuple(expected[key].shape)}"
+            )
+    own = {key: tensor.to(expected[key].dtype, copy=True) for key, tensor in weights.items()}
+    network.load_state_dict(own, strict=False, assign=True)
+    for key, tensor in network.state_dict().items():
+        if tensor.is_meta:
+            raise UnusableModel(f"{source} lacks the weight {key!r} that the network of plans.json needs")
+    network.requires_grad_(requires_grad=False)
+
+
+def unique_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights, each under one name, in the order of the network."""
+    kept: dict[str, torch.Tensor] = dict(network.named_parameters())
+    stored = set(network.state_dict())
+    kept.update((key, buffer) for key, buffer in network.named_buffers() if key in stored)
+    return {key: tensor.detach().contiguous() for key, tensor in kept.items()}
+
+
+def _libraries() -> tuple[Any, Any, Any]:
+    try:
+        import torch
+        from dynamic_network_architectures.architectures import unet
+        from dynamic_network_architectures.building_blocks import residual
+    except ImportError as error:
+        raise PluginUnavailable(
+            f"nnU-Net models need {error.name or 'PyTorch'}, which is not installed",
+            hint="install it with: pip install 'cryomamba[nnunet]'",
+        ) from error
+    return torch, unet, residual
+
+
+def _architecture(name: str) -> str:
+    package, _, kind = name.rpartition(".")
+    if not re.fullmatch(r"dynamic_network_architectures(\.\w+)*", package):
+        raise HostileModel(
+            f"plans.json names {name!r} as its network", hint="only classes of dynamic_network_architectures are built"
+        )
+    if kind not in ARCHITECTURES:
+        needs = " (it needs timm and torchvision)" if kind.startswith(("Primus", "Dinov2")) else ""
+        raise UnsupportedModel(
+            f"networks of the kind {kind} are not supported{needs}",
+            hint=f"supported: {', '.join(sorted(ARCHITECTURES))}",
+        )
+    return kind
+
+
+def _arguments(given: dict[str, Any], layers: Any, residual: Any) -> Iterator[tuple[str, Any]]:
+    for key, value in given.items():
+        if key in LAYERS:
+            yield key, None if value is None else _layer(key, value, layers)
+        elif key == "block":
+            yield key, _block(value, residual)
+        elif key in PLAIN_ARGUMENTS:
+            _refuse_oversize(key, value)
+            yield key, value
+        elif key != "deep_supervision":
+            raise UnsupportedModel(f"plans.json gives the network an argument {key!r} that is not known")
+
+
+def _layer(key: str, value: object, layers: Any) -> Any:
+    package, _, kind = str(value).rpartition(".")
+    if not re.fullmatch(r"torch\.nn(\.modules(\.\w+)?)?", package):
+        raise HostileModel(f"plans.json names {value!r} as its {key}", hint="only layers of torch.nn are built")
+    if kind not in LAYERS[key]:
+        raise UnsupportedModel(f"{key} {value!r} is not supported", hint=f"supported: {', '.join(sorted(LAYERS[key]))}")
+    return getattr(layers, kind)
+
+
+def _block(value: object, residual: Any) -> Any:
+    package, _, kind = str(value).rpartition(".")
+    if package != "dynamic_network_architectures.building_blocks.residual" or kind not in BLOCKS:
+        raise HostileModel(
+            f"plans.json names {value!r} as its block", hint=f"only {', '.join(sorted(BLOCKS))} are built"
+        )
+    return getattr(residual, kind)
+
+
+def _refuse_oversize(key: str, value: object) -> None:
+    if key == "n_stages" and not (type(value) is int and 1 <= value <= MAX_STAGES):
+        raise UnusableModel(f"plans.json gives the network {value!r} stages", hint=f"at most {MAX_STAGES} are possible")
+    if key.startswith(("n_conv_per_stage", "n_blocks_per_stage")):
+        counts = value if isinstance(value, list) else [value]
+        if not all(type(count) is int and 0 <= count <= MAX_LAYERS_PER_STAGE for count in counts):
+            raise UnusableModel(f"plans.json gives the network {value!r} as {key}")

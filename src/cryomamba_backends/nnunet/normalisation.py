@@ -1,0 +1,67 @@
+"""Grey values as the network wants them, by nnU-Net's schemes, slab by slab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryomamba_backends.nnunet.plans import IntensityProperties, ModelRecipe
+from cryomamba_backends.nnunet.statistics import OnSlab, extremes, moments, slabs_of
+from cryomamba_core.errors import UnusableVolume
+from cryomamba_core.geometry import Region
+from cryomamba_core.volumes import Volume
+
+#: Changes a float32 array in place.
+Normalise = Callable[[NDArray[np.float32]], None]
+
+EPSILON = 1e-8
+
+
+def measure_normalisation(recipe: ModelRecipe, volume: Volume, box: Region, *, on_slab: OnSlab) -> Normalise:
+    """Measure what the model's scheme needs to know of the voxels of `box`, and return the scheme.
+
+    Raises
+    ------
+    UnusableVolume
+        If the scheme is for colour images and the grey values are not between 0 and 255.
+    """
+    slabs = slabs_of(volume, box, on_slab=on_slab)
+    if recipe.normalisation == "ZScoreNormalization":
+        measured = moments(slabs, box, volume.grid.shape)
+        return _shift_and_scale(measured.mean, max(measured.standard_deviation, EPSILON))
+    if recipe.normalisation == "RescaleTo01Normalization":
+        low, high = extremes(slabs)
+        return _shift_and_scale(low, np.clip(high - low, a_min=EPSILON, a_max=None))
+    if recipe.normalisation == "RGBTo01Normalization":
+        low, high = extremes(slabs)
+        if low < 0 or high > 255:
+            raise UnusableVolume(
+                f"the model takes grey values from 0 to 255, the volume has {low:g} to {high:g}",
+                hint="rescale it as the training data were",
+            )
+        return _shift_and_scale(None, 255.0)
+    if recipe.normalisation == "CTNormalization":
+        assert recipe.intensity is not None
+        return _clip_and_scale(recipe.intensity)
+    return lambda _: None
+
+
+def _shift_and_scale(shift: np.float32 | None, scale: Any) -> Normalise:
+    def normalise(slab: NDArray[np.float32]) -> None:
+        if shift is not None:
+            slab -= shift
+        slab /= scale
+
+    return normalise
+
+
+def _clip_and_scale(known: IntensityProperties) -> Normalise:
+    def normalise(slab: NDArray[np.float32]) -> None:
+        np.clip(slab, known.percentile_00_5, known.percentile_99_5, out=slab)
+        slab -= known.mean
+        slab /= max(known.std, EPSILON)
+
+    return normalise

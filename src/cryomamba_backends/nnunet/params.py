@@ -1,0 +1,95 @@
+"""What can be chosen for a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from attrs import Attribute, field, frozen
+
+from cryomamba_core.errors import InvalidParameter
+
+Mode = Literal["exact", "fast"]
+SpacingRule = Literal["strict", "tolerant", "voxels"]
+
+MODES: tuple[Mode, ...] = ("exact", "fast")
+SPACING_RULES: tuple[SpacingRule, ...] = ("strict", "tolerant", "voxels")
+
+
+def _one_of(*allowed: str) -> Any:
+    def check(_: object, attribute: Attribute[str], value: object) -> None:
+        if value not in allowed:
+            raise InvalidParameter(
+                f"{attribute.name} {value!r} is not known", hint=f"choose one of: {', '.join(allowed)}"
+            )
+
+    return check
+
+
+def _flag(_: object, attribute: Attribute[bool], value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidParameter(f"{attribute.name} is true or false, not {value!r}")
+
+
+def _step(_: object, __: object, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value <= 1:
+        raise InvalidParameter(
+            f"step {value!r} is no fraction of a tile", hint="use a number above 0 and up to 1; 0.5 is nnU-Net's own"
+        )
+
+
+def _folds(_: object, __: object, value: tuple[int, ...] | None) -> None:
+    if value is None:
+        return
+    numbers = isinstance(value, tuple) and all(isinstance(fold, int) and fold >= 0 for fold in value)
+    if not numbers or not value or len(set(value)) != len(value):
+        raise InvalidParameter(
+            f"folds {value!r} are not different numbers of folds", hint="name them as in folds=0,1, or leave them out"
+        )
+
+
+@frozen(kw_only=True)
+class NNUNetParams:
+    """Parameters of a run.
+
+    Attributes
+    ----------
+    mode
+        ``exact`` gives the labels of stock nnU-Net bit by bit; ``fast`` is not available yet.
+    mirroring
+        Average over mirrored tiles where the model was trained with mirroring.
+    step
+        Distance of neighbouring tiles as a fraction of the tile's edge, above 0 and up to 1.
+    folds
+        Which folds to average; None for all that are installed.
+    spacing
+        ``tolerant``: voxel sizes within 1 % of the model's are taken as equal, others are refused.
+        ``strict``: whatever stock nnU-Net would resample is refused. ``voxels``: never compared.
+    """
+
+    mode: Mode = field(
+        default="exact",
+        validator=_one_of(*MODES),
+        metadata={"help": "exact: the labels of stock nnU-Net, bit by bit; fast is not available yet"},
+    )
+    mirroring: bool = field(
+        default=True,
+        validator=_flag,
+        metadata={"help": "average over mirrored tiles, as the model was trained (up to 8 times the work)"},
+    )
+    step: float = field(
+        default=0.5,
+        validator=_step,
+        metadata={"help": "distance of tiles as a fraction of their edge, above 0 and up to 1; 0.5 is nnU-Net's own"},
+    )
+    folds: tuple[int, ...] | None = field(
+        default=None, validator=_folds, metadata={"help": "folds to average, e.g. 0,1; all that are installed if empty"}
+    )
+    spacing: SpacingRule = field(
+        default="tolerant",
+        validator=_one_of(*SPACING_RULES),
+        metadata={
+            "help": "tolerant: up to 1 % from the model's voxel size is taken as equal; "
+            "strict: refuse what nnU-Net would resample; voxels: do not compare"
+        },
+    )

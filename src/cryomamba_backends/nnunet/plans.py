@@ -1,0 +1,274 @@
+"""What is needed of an nnU-Net model's plans.json and dataset.json, checked: neither file is trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from attrs import frozen
+
+from cryomamba_backends.nnunet.label_scheme import LabelScheme, parse_label_scheme
+from cryomamba_core.errors import UnsupportedModel, UnusableModel
+from cryomamba_core.geometry import Index3, Vector3, to_index, to_vector
+
+#: The only configuration so far.
+CONFIGURATION = "3d_fullres"
+
+#: Patches of more voxels, or longer on an axis, are taken for a mistake or an attack.
+MAX_PATCH_EDGE = 1024
+MAX_PATCH_VOXELS = 1 << 28
+
+SCHEMES = frozenset(
+    {
+        "CTNormalization",
+        "NoNormalization",
+        "RGBTo01Normalization",
+        "RescaleTo01Normalization",
+        "ZScoreNormalization",
+    }
+)
+
+
+@frozen(kw_only=True)
+class IntensityProperties:
+    """Grey values of the training data, as the CT normalisation needs them."""
+
+    mean: float
+    std: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+@frozen(kw_only=True)
+class NetworkRecipe:
+    """How to build the network.
+
+    Attributes
+    ----------
+    class_name
+        Dotted name of its class, as the plans have it.
+    arguments
+        Keyword arguments; layers are still dotted names.
+    """
+
+    class_name: str
+    arguments: dict[str, Any]
+
+
+@frozen(kw_only=True)
+class ModelRecipe:
+    """All of the plans that decides labels, in the axis order of the model.
+
+    Attributes
+    ----------
+    patch
+        Extent of a tile in voxels, in model axes.
+    spacing
+        Voxel size that the model was trained on, in model axes and in the unit of its training files.
+    transpose
+        Axis (z, y, x) of the volume that each model axis is.
+    normalisation
+        Name of nnU-Net's scheme.
+    intensity
+        What that scheme knows of the training data; None where it needs nothing.
+    network, labels
+        How scores are made, and what they mean.
+    """
+
+    patch: Index3
+    spacing: Vector3
+    transpose: Index3
+    normalisation: str
+    intensity: IntensityProperties | None
+    network: NetworkRecipe
+    labels: LabelScheme
+
+    @property
+    def source_spacing(self) -> Vector3:
+        """`spacing` in the axis order (z, y, x) of the volume."""
+        ordered = [0.0, 0.0, 0.0]
+        for axis, length in zip(self.transpose, self.spacing, strict=True):
+            ordered[axis] = length
+        return to_vector(ordered)
+
+
+def parse_recipe(plans: Any, dataset: Any, configuration: str) -> ModelRecipe:
+    """Read the plans of one configuration.
+
+    Parameters
+    ----------
+    plans, dataset
+        Content of ``plans.json`` and ``dataset.json``.
+    configuration
+        Name of the configuration that the weights were trained for.
+
+    Raises
+    ------
+    UnusableModel
+        If something is missing or cannot be.
+    UnsupportedModel
+        If the model needs something that this runner cannot do.
+    """
+    if configuration != CONFIGURATION:
+        raise UnsupportedModel(
+            f"the model is of configuration {configuration!r}",
+            hint=f"only {CONFIGURATION} is supported: 2d, 3d_lowres and cascades are not",
+        )
+    if not isinstance(plans, dict) or not isinstance(dataset, dict):
+        raise UnusableModel("plans.json or dataset.json holds no JSON object")
+    _refuse_other_label_manager(plans)
+    _refuse_several_channels(dataset)
+    chosen = _configuration(plans, configuration)
+    if chosen.get("previous_stage"):
+        raise UnsupportedModel(
+            f"the model is the second stage of a cascade after {chosen['previous_stage']!r}",
+            hint=f"only {CONFIGURATION} without a cascade is supported",
+        )
+    preprocessor = chosen.get("preprocessor_name", "DefaultPreprocessor")
+    if preprocessor != "DefaultPreprocessor":
+        raise UnsupportedModel(f"the model needs the preprocessor {preprocessor!r}", hint="only nnU-Net's own is known")
+    scheme = _normalisation(chosen)
+    return ModelRecipe(
+        patch=_patch(chosen),
+        spacing=_spacing(chosen),
+        transpose=_transpose(plans),
+        normalisation=scheme,
+        intensity=_intensity(plans) if scheme == "CTNormalization" else None,
+        network=_network(chosen),
+        labels=parse_label_scheme(dataset),
+    )
+
+
+def _refuse_other_label_manager(plans: dict[str, Any]) -> None:
+    manager = plans.get("label_manager", "LabelManager")
+    if manager != "LabelManager":
+        raise UnsupportedModel(f"the model needs the label manager {manager!r}", hint="only nnU-Net's own is known")
+
+
+def _refuse_several_channels(dataset: dict[str, Any]) -> None:
+    channels = dataset.get("modality", dataset.get("channel_names"))
+    if not isinstance(channels, dict) or not channels:
+        raise UnusableModel("dataset.json does not say which channels the model takes")
+    if len(channels) != 1:
+        raise UnsupportedModel(
+            f"the model takes {len(channels)} channels ({', '.join(map(str, channels.values()))})",
+            hint="a tomogram has one; train a model with a single channel",
+        )
+
+
+def _configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits from others."""
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, dict):
+        raise UnusableModel("plans.json has no configurations")
+    chain: list[dict[str, Any]] = []
+    visited: set[str] = set()
+    wanted: object = name
+    while wanted is not None:
+        if not isinstance(wanted, str) or wanted in visited or not isinstance(configurations.get(wanted), dict):
+            raise UnusableModel(f"plans.json has no usable configuration {wanted!r}")
+        visited.add(wanted)
+        chain.append(configurations[wanted])
+        wanted = chain[-1].get("inherits_from")
+    merged: dict[str, Any] = {}
+    for part in reversed(chain):
+        merged.update(part)
+    return merged
+
+
+def _three_numbers(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(part) in (int, float) and math.isfinite(part) for part in value)
+    )
+
+
+def _patch(chosen: dict[str, Any]) -> Index3:
+    patch = chosen.get("patch_size")
+    if not isinstance(patch, list) or not _three_numbers(patch) or any(int(edge) != edge or edge < 1 for edge in patch):
+        raise UnusableModel(f"plans.json has the patch size {patch!r}, which is not three positive numbers")
+    if max(patch) > MAX_PATCH_EDGE or math.prod(patch) > MAX_PATCH_VOXELS:
+        raise UnsupportedModel(f"a patch of {patch} voxels is too large")
+    return to_index(patch)
+
+
+def _spacing(chosen: dict[str, Any]) -> Vector3:
+    spacing = chosen.get("spacing")
+    if not isinstance(spacing, list) or not _three_numbers(spacing) or min(spacing) <= 0:
+        raise UnusableModel(f"plans.json has the spacing {spacing!r}, which is not three lengths")
+    return to_vector(spacing)
+
+
+def _transpose(plans: dict[str, Any]) -> Index3:
+    forward = plans.get("transpose_forward", [0, 1, 2])
+    if not isinstance(forward, list) or sorted(map(str, forward)) != ["0", "1", "2"]:
+        raise UnusableModel(f"plans.json has the axis order {forward!r}, which is no order of three axes")
+    return to_index(forward)
+
+
+def _normalisation(chosen: dict[str, Any]) -> str:
+    schemes = chosen.get("normalization_schemes")
+    if not isinstance(schemes, list) or len(schemes) != 1:
+        raise UnusableModel(f"plans.json has the normalisation {schemes!r} for one channel")
+    scheme = str(schemes[0])
+    if scheme not in SCHEMES:
+        raise UnsupportedModel(
+            f"the model needs the normalisation {scheme!r}", hint=f"known: {', '.join(sorted(SCHEMES))}"
+        )
+    masked = chosen.get("use_mask_for_norm")
+    if scheme == "ZScoreNormalization" and masked not in (None, [False]):
+        raise UnsupportedModel(
+            "the model is normalised inside the nonzero mask only (use_mask_for_norm)",
+            hint="train with volumes that are not cut out of zeros, or set use_mask_for_norm to false and train anew",
+        )
+    return scheme
+
+
+def _intensity(plans: dict[str, Any]) -> IntensityProperties:
+    every = plans.get(
+        "foreground_intensity_properties_per_channel", plans.get("foreground_intensity_properties_by_modality")
+    )
+    first = every.get("0") if isinstance(every, dict) else None
+    names = ("mean", "std", "percentile_00_5", "percentile_99_5")
+    if not isinstance(first, dict) or not all(type(first.get(name)) in (int, float) for name in names):
+        raise UnusableModel("plans.json has no intensity properties for the CT normalisation")
+    return IntensityProperties(**{name: float(first[name]) for name in names})
+
+
+def _network(chosen: dict[str, Any]) -> NetworkRecipe:
+    architecture = chosen.get("architecture")
+    if architecture is None and "UNet_class_name" in chosen:
+        architecture = _architecture_before_2_4(chosen)
+    arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
+    if not isinstance(architecture, dict) or not isinstance(arguments, dict):
+        raise UnusableModel("plans.json does not describe a network")
+    return NetworkRecipe(class_name=str(architecture.get("network_class_name")), arguments=arguments)
+
+
+def _architecture_before_2_4(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The network as plans described it before nnU-Net 2.4."""
+    name = chosen["UNet_class_name"]
+    depth_of = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+    try:
+        stages = len(chosen["n_conv_per_stage_encoder"])
+        base, highest = chosen["UNet_base_num_features"], chosen["unet_max_num_features"]
+        arguments = {
+            "n_stages": stages,
+            "features_per_stage": [min(base * 2**stage, highest) for stage in range(min(stages, 32))],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": chosen["conv_kernel_sizes"],
+            "strides": chosen["pool_op_kernel_sizes"],
+            depth_of[name]: chosen["n_conv_per_stage_encoder"],
+            "n_conv_per_stage_decoder": chosen["n_conv_per_stage_decoder"],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        }
+    except (KeyError, TypeError) as error:
+        raise UnusableModel(f"plans.json of the old format does not describe a known network: {error}") from error
+    return {"network_class_name": f"dynamic_network_architectures.architectures.unet.{name}", "arch_kwargs": arguments}

@@ -1,0 +1,124 @@
+"""How a model's spacing maps to Å, and whether a volume fits it without resampling."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from attrs import frozen
+
+from cryomamba_backends.nnunet.params import SpacingRule
+from cryomamba_core.errors import InvalidParameter, UnsupportedModel
+from cryomamba_core.geometry import Vector3, VoxelGrid, to_vector
+
+SpacingUnit = Literal["angstrom-as-mm", "mm", "voxels"]
+
+#: Å in one unit of the plans' spacing; with ``voxels`` it is no length.
+_ANGSTROM: dict[SpacingUnit, float | None] = {"angstrom-as-mm": 1.0, "mm": 1e7, "voxels": None}
+
+#: Relative difference up to which voxel sizes are taken as equal by the rule ``tolerant``.
+TOLERANCE = 0.01
+
+#: Below this a difference is that of the digits in a header, and not worth a note.
+NEGLIGIBLE = 1e-4
+
+
+@frozen(kw_only=True)
+class UnitGuess:
+    """A unit, and why."""
+
+    unit: SpacingUnit
+    note: str
+
+
+def spacing_unit(value: str) -> SpacingUnit:
+    """A unit by its name.
+
+    Raises
+    ------
+    InvalidParameter
+        If there is none of this name.
+    """
+    for unit in get_args(SpacingUnit):
+        if value == unit:
+            return unit  # type: ignore[no-any-return]
+    raise InvalidParameter(
+        f"spacing_unit {value!r} is not known", hint=f"choose one of: {', '.join(get_args(SpacingUnit))}"
+    )
+
+
+def guess_unit(spacing: Vector3) -> UnitGuess:
+    """The unit that the training files of a model most likely had.
+
+    Raises
+    ------
+    InvalidParameter
+        If several are as likely.
+    """
+    told = " × ".join(f"{length:g}" for length in spacing)
+    if all(length == 1 for length in spacing):
+        return UnitGuess(unit="voxels", note="the plans' spacing is 1, taken as voxels: voxel sizes are not compared")
+    if all(2 <= length <= 60 for length in spacing):
+        return UnitGuess(unit="angstrom-as-mm", note=f"the plans' spacing {told} was guessed to be in Å")
+    if all(length < 1e-3 for length in spacing):
+        return UnitGuess(unit="mm", note=f"the plans' spacing {told} was guessed to be in mm")
+    raise InvalidParameter(
+        f"the plans' spacing {told} may be in any unit",
+        hint="install with spacing_unit set to angstrom-as-mm, mm, or voxels (never compared)",
+    )
+
+
+def in_angstrom(spacing: Vector3, unit: SpacingUnit) -> Vector3 | None:
+    """A spacing in Å, or None where it is no length."""
+    scale = _ANGSTROM[unit]
+    return None if scale is None else to_vector(length * scale for length in spacing)
+
+
+def judge_spacing(grid: VoxelGrid, expected: Vector3 | None, rule: SpacingRule) -> tuple[str, ...]:
+    """Refuse a volume whose voxels have the wrong size, or say what was taken as equal.
+
+    Parameters
+    ----------
+    grid
+        Of the volume.
+    expected
+        Voxel size (z, y, x) in Å that the model was trained on; None where it does not matter.
+    rule
+        How strict to be.
+
+    Returns
+    -------
+    notes
+        Sentences for the user.
+
+    Raises
+    ------
+    UnsupportedModel
+        If the volume would have to be resampled.
+    """
+    if expected is None:
+        return ()
+    worst = max(abs(size / wanted - 1) for size, wanted in zip(grid.voxel_size, expected, strict=True))
+    told = f"the voxel size is {_told(grid.voxel_size)} Å, the model was trained on {_told(expected)} Å"
+    if rule == "voxels":
+        return () if worst <= NEGLIGIBLE else (f"{told}; spacing=voxels ignores the difference",)
+    if rule == "strict" and _stock_would_resample(grid, expected):
+        raise UnsupportedModel(
+            f"{told}: the volume would have to be resampled, which is not supported",
+            hint="rescale the volume, or run with spacing=tolerant (up to 1 %) or spacing=voxels (any difference)",
+        )
+    if rule == "tolerant" and worst >= TOLERANCE:
+        raise UnsupportedModel(
+            f"{told}: a difference of {worst:.1%} needs resampling, which is not supported",
+            hint="rescale the volume, correct its voxel size with --voxel-size, or ignore it with spacing=voxels",
+        )
+    return () if worst <= NEGLIGIBLE else (f"{told}; it runs without resampling",)
+
+
+def _stock_would_resample(grid: VoxelGrid, expected: Vector3) -> bool:
+    sizes = zip(grid.voxel_size, expected, grid.shape, strict=True)
+    return any(round(size / wanted * count) != count for size, wanted, count in sizes)
+
+
+def _told(size: Vector3) -> str:
+    first = f"{size[0]:.4g}"
+    return first if all(f"{part:.4g}" == first for part in size) else " × ".join(f"{part:.4g}" for part in size)

@@ -1,0 +1,157 @@
+"""A trained-model folder as nnU-Net writes it and its users pass it on. Nothing in it is trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from cryomamba_backends.nnunet.plans import CONFIGURATION
+from cryomamba_core.errors import UnsupportedModel, UnusableModel
+
+#: Names of checkpoints, the preferred one first.
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+#: A larger JSON file is no plans and no dataset.
+MAX_JSON_BYTES = 16 << 20
+
+_TRAINERS = """
+nnUNetTrainer nnUNetTrainerBenchmark_5epochs nnUNetTrainerBenchmark_5epochs_noDataLoading nnUNetTrainerDA5
+nnUNetTrainerDA5ord0 nnUNetTrainerDA5Segord0 nnUNetTrainerDA5_10epochs nnUNetTrainerNoDA nnUNetTrainer_DASegOrd0
+nnUNetTrainer_DASegOrd0_NoMirroring nnUNetTrainer_noDummy2DDA nnUNetTrainerNoMirroring nnUNetTrainer_onlyMirror01
+nnUNetTrainer_onlyMirror01_1500ep nnUNetTrainer_onlyMirror01_DASegOrd0 nnUNetTrainer_onlyMirror01_DA5
+nnUNetTrainer_warmup nnUNetTrainerCosAnneal nnUNetTrainerAdan nnUNetTrainerAdan1en3 nnUNetTrainerAdan3en4
+nnUNetTrainerAdan1en1 nnUNetTrainerAdanCosAnneal nnUNetTrainerAdam nnUNetTrainerAdam1en3 nnUNetTrainerAdam3en4
+nnUNetTrainerVanillaAdam nnUNetTrainerVanillaAdam1en3 nnUNetTrainerVanillaAdam3en4 nnUNetTrainer_1epoch
+nnUNetTrainer_5epochs nnUNetTrainer_10epochs nnUNetTrainer_20epochs nnUNetTrainer_50epochs nnUNetTrainer_100epochs
+nnUNetTrainer_250epochs nnUNetTrainer_500epochs nnUNetTrainer_750epochs nnUNetTrainer_2000epochs
+nnUNetTrainer_4000epochs nnUNetTrainer_8000epochs nnUNetTrainer_250epochs_NoMirroring
+nnUNetTrainer_2000epochs_NoMirroring nnUNetTrainer_4000epochs_NoMirroring nnUNetTrainer_8000epochs_NoMirroring
+nnUNetTrainerDiceLoss nnUNetTrainerDiceCELoss_noSmooth nnUNetTrainerCELoss nnUNetTrainerCELoss_5epochs
+nnUNetTrainerTopk10Loss nnUNetTrainerTopk10LossLS01 nnUNetTrainerDiceTopK10Loss nnUNetTrainerNoDeepSupervision
+nnUNetTrainer_probabilisticOversampling nnUNetTrainer_probabilisticOversampling_033
+nnUNetTrainer_probabilisticOversampling_010
+"""
+
+#: Stock trainers that change how a network is trained, but neither the network nor how it is used.
+TRAINERS = frozenset(_TRAINERS.split())
+
+
+@frozen(kw_only=True)
+class TrainedFolder:
+    """The files of a trained model.
+
+    Attributes
+    ----------
+    folder
+        Where ``plans.json`` lies.
+    plans, dataset
+        Content of ``plans.json`` and ``dataset.json``.
+    checkpoints
+        Fold (``0``, ``1``, … or ``all``) → its checkpoint, in order.
+    notes
+        Choices that were made, one sentence each.
+    """
+
+    folder: Path
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    checkpoints: Mapping[str, Path]
+    notes: tuple[str, ...]
+
+
+def holds_trained_model(folder: Path) -> bool:
+    """Whether the names of the files are those of a trained model."""
+    return bool(_candidates(folder))
+
+
+def open_trained_folder(folder: Path) -> TrainedFolder:
+    """Find the files of a trained model; checkpoints are not read yet.
+
+    Raises
+    ------
+    UnusableModel
+        If one is missing; it is named.
+    """
+    if not folder.is_dir():
+        raise UnusableModel(f"{folder} is no folder", hint="give the folder that holds plans.json and dataset.json")
+    found = _candidates(folder)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UnusableModel(
+            f"{folder.name} is no trained model: it has no plans.json, and of {CONFIGURATION} models inside: {names}",
+            hint="give the folder that holds plans.json, dataset.json and fold_0",
+        )
+    checkpoints, notes = _checkpoints(found[0])
+    return TrainedFolder(
+        folder=found[0],
+        plans=_read_json(found[0] / "plans.json"),
+        dataset=_read_json(found[0] / "dataset.json"),
+        checkpoints=checkpoints,
+        notes=notes,
+    )
+
+
+def check_trainer(name: str, accepted: str | None) -> None:
+    """Refuse a trainer that may have changed the network.
+
+    Parameters
+    ----------
+    name
+        Of the trainer.
+    accepted
+        A further one that the user vouches for.
+    """
+    if name not in TRAINERS and name != accepted:
+        raise UnsupportedModel(
+            f"the model was trained by {name}, which may have changed the network or its input",
+            hint=f"if it changes nothing but the training, install with accept_trainer={name}",
+        )
+
+
+def _candidates(folder: Path) -> list[Path]:
+    if (folder / "plans.json").is_file():
+        return [folder]
+    if not folder.is_dir():
+        return []
+    return sorted(path.parent for path in folder.glob(f"*__*__{CONFIGURATION}/plans.json"))
+
+
+def _checkpoints(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The checkpoints of the numbered folds, or of ``fold_all`` if there are none, as stock nnU-Net picks them."""
+    folds = [path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir()]
+    numbered = sorted((fold for fold in folds if fold.isdecimal() and fold.isascii()), key=int)
+    if not folds:
+        raise UnusableModel(f"{folder.name} has no folds", hint="it should have folders fold_0, fold_1, … or fold_all")
+    notes: list[str] = []
+    for chosen in (numbered, ["all"] if "all" in folds else []):
+        for name in CHECKPOINTS:
+            found = {
+                fold: folder / f"fold_{fold}" / name for fold in chosen if (folder / f"fold_{fold}" / name).is_file()
+            }
+            if not found:
+                continue
+            if name != CHECKPOINTS[0]:
+                notes.append(f"no fold has a {CHECKPOINTS[0]}: {name} was taken")
+            left_out = sorted(set(folds) - set(found))
+            if left_out:
+                notes.append(f"left out: {', '.join(f'fold_{fold}' for fold in left_out)}")
+            return found, tuple(notes)
+    raise UnusableModel(f"no fold of {folder.name} has a {CHECKPOINTS[0]}", hint="train to the end, or copy the file")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise UnusableModel(f"{path.name} has more than {MAX_JSON_BYTES >> 20} MiB, which no {path.name} has")
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UnusableModel(f"{path.name} is missing", hint=f"copy it into {path.parent}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableModel(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UnusableModel(f"{path.name} holds no JSON object")
+    return content

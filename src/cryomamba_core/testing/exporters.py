@@ -1,0 +1,211 @@
+"""The conformance suite for `Exporter`: what the worker takes for granted of one."""
+
+from __future__ import annotations
+
+import hashlib
+import tracemalloc
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from attrs import evolve
+from numpy.typing import NDArray
+
+from cryomamba_core.artifacts import RunInfo, SourceFile
+from cryomamba_core.geometry import Region, VoxelGrid
+from cryomamba_core.interfaces import Exporter
+from cryomamba_core.label_file import LabelArray, LabelFile
+from cryomamba_core.labels import name_labels
+from cryomamba_core.measures import LabelStatistics
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.volumes import IntensityStatistics
+
+GRID = VoxelGrid(shape=(6, 9, 13), voxel_size=(13.5, 10.5, 9.25), origin=(40.0, -21.0, 8.5))
+
+#: Bytes that writing may take, whatever the size of the volume.
+ALLOWANCE = 24 << 20
+
+
+def example_run(
+    *, names: dict[int, str] | None = None, source: SourceFile | None = None, grid: VoxelGrid = GRID
+) -> RunInfo:
+    """A run to be told of, with made-up statistics.
+
+    Parameters
+    ----------
+    names
+        Value → name of the labels; two if not given.
+    source
+        The tomogram; a file of an unknown format if not given.
+    grid
+        Its grid.
+    """
+    model = ModelInfo(
+        name="example", runner="example", labels=name_labels(names or {1: "membrane", 2: "ribosome"}), digest="ab" * 32
+    )
+    statistics = (
+        LabelStatistics(
+            value=label.value,
+            name=label.name,
+            voxels=index,
+            volume_nm3=index * grid.voxel_volume / 1000,
+            surface_area_nm2=float(index),
+            components=index,
+            bounding_box=Region.of_shape(grid.shape) if index else None,
+            centroid=grid.origin if index else None,
+        )
+        for index, label in enumerate(model.labels)
+    )
+    return RunInfo(
+        job_id="019a0000-0000-7000-8000-000000000000",
+        label="tomogram",
+        source=source or SourceFile(name="tomogram.xyz", size=1, sha256="00" * 32, format="xyz", dtype="int8"),
+        intensity=IntensityStatistics(minimum=-1.0, maximum=2.0, mean=0.5, standard_deviation=0.25),
+        model=model,
+        params={"threshold": 0.5},
+        statistics=tuple(statistics),
+    )
+
+
+class ExporterConformance:
+    """Subclass it, say how to make an exporter and how to read its file back, and run it with pytest.
+
+    ::
+
+        class TestMyExporter(ExporterConformance):
+            def make_exporter(self):
+                return MyExporter()
+
+            def read_back(self, path):
+                return my_library.read(path)
+    """
+
+    #: Whether the file holds the labels; if not, `read_back` is not called.
+    holds_labels: ClassVar[bool] = True
+
+    @abstractmethod
+    def make_exporter(self) -> Exporter:
+        """A new exporter."""
+
+    def read_back(self, path: Path) -> NDArray[Any]:
+        """The ZYX labels in a file, by somebody else's library."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        """The exporter under test."""
+        return self.make_exporter()
+
+    @pytest.fixture
+    def labels(self) -> NDArray[Any]:
+        """ZYX labels 0, 1 and 2 on `GRID`."""
+        return np.random.default_rng(3).integers(0, 3, GRID.shape, dtype=np.uint8)
+
+    def test_an_exporter_says_what_it_makes(self, exporter: Exporter) -> None:
+        assert isinstance(exporter, Exporter)
+        assert exporter.name
+        assert exporter.artifact.endswith(exporter.suffix)
+        assert exporter.artifact == Path(exporter.artifact).name
+        assert exporter.suffix.startswith(".")
+        assert exporter.media_type.count("/") == 1
+
+    def test_one_file_is_written_and_notes_are_sentences(
+        self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path
+    ) -> None:
+        notes = exporter.write(labels, GRID, example_run(), tmp_path / exporter.artifact)
+        assert [path.name for path in tmp_path.iterdir()] == [exporter.artifact]
+        assert isinstance(notes, tuple)
+        assert all(isinstance(note, str) and note for note in notes)
+
+    def test_labels_come_back(self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path) -> None:
+        self._needs_labels()
+        path = tmp_path / exporter.artifact
+        exporter.write(labels, GRID, example_run(), path)
+        np.testing.assert_array_equal(self.read_back(path), labels)
+
+    @pytest.mark.parametrize("highest", [127, 128, 255, 256, 65535])
+    def test_labels_of_every_size_come_back(self, exporter: Exporter, tmp_path: Path, highest: int) -> None:
+        self._needs_labels()
+        labels = np.zeros(GRID.shape, np.uint8 if highest < 256 else np.uint16)
+        labels[1, 2, 3] = highest
+        labels[5, 8, 12] = 1
+        path = tmp_path / exporter.artifact
+        exporter.write(labels, GRID, example_run(names={1: "one", highest: "last"}), path)
+        np.testing.assert_array_equal(self.read_back(path), labels)
+
+    @pytest.mark.parametrize("stored_axes", [(0, 1, 2), (1, 2, 0), (2, 1, 0), (1, 0, 2), (0, 2, 1), (2, 0, 1)])
+    def test_labels_of_a_source_with_any_axis_order_come_back(
+        self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path, stored_axes: tuple[int, int, int]
+    ) -> None:
+        path = tmp_path / exporter.artifact
+        exporter.write(labels, evolve(GRID, stored_axes=stored_axes), example_run(), path)
+        if self.holds_labels:
+            np.testing.assert_array_equal(self.read_back(path), labels)
+
+    def test_the_same_labels_give_the_same_bytes(
+        self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path
+    ) -> None:
+        paths = (tmp_path / f"a{exporter.suffix}", tmp_path / f"b{exporter.suffix}")
+        for path in paths:
+            exporter.write(labels, GRID, example_run(), path)
+        digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        assert len(digests) == 1
+
+    def test_labels_may_lie_in_a_file_and_are_not_changed(
+        self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path
+    ) -> None:
+        with _in_file(tmp_path / "labels.raw", labels) as stored:
+            before = (tmp_path / "labels.raw").read_bytes()
+            path = tmp_path / exporter.artifact
+            exporter.write(stored, GRID, example_run(), path)
+            assert (tmp_path / "labels.raw").read_bytes() == before
+        if self.holds_labels:
+            np.testing.assert_array_equal(self.read_back(path), labels)
+
+    def test_metadata_of_an_unknown_format_is_ignored(
+        self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path
+    ) -> None:
+        run = example_run()
+        plain, odd = tmp_path / f"a{exporter.suffix}", tmp_path / f"b{exporter.suffix}"
+        exporter.write(labels, GRID, run, plain)
+        metadata = {"somebody-else": {"anything": [1, None, "x"]}}
+        exporter.write(labels, GRID, evolve(run, source=evolve(run.source, metadata=metadata)), odd)
+        assert plain.read_bytes() == odd.read_bytes()
+
+    def test_names_in_any_script_are_written(self, exporter: Exporter, labels: NDArray[Any], tmp_path: Path) -> None:
+        run = example_run(names={1: "Membran (außen) 膜\nline", 2: 'with "quotes": and \\ and := ' + "long " * 60})
+        source = evolve(run.source, name="Tomogramm ö 7.mrc")
+        path = tmp_path / exporter.artifact
+        exporter.write(labels, GRID, evolve(run, source=source), path)
+        if self.holds_labels:
+            np.testing.assert_array_equal(self.read_back(path), labels)
+
+    def test_memory_does_not_grow_with_the_volume(self, exporter: Exporter, tmp_path: Path) -> None:
+        grid = VoxelGrid(shape=(128, 512, 512), voxel_size=GRID.voxel_size)
+        labels = np.zeros((1, 1, 1), np.uint8)
+        with _in_file(tmp_path / "labels.raw", np.broadcast_to(labels, grid.shape)) as stored:
+            tracemalloc.start()
+            try:
+                exporter.write(stored, grid, example_run(grid=grid), tmp_path / exporter.artifact)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert peak < ALLOWANCE
+
+    def _needs_labels(self) -> None:
+        if not self.holds_labels:
+            pytest.skip("the file does not hold the labels")
+
+
+@contextmanager
+def _in_file(path: Path, labels: NDArray[Any]) -> Iterator[LabelArray]:
+    z, y, x = labels.shape
+    with LabelFile(path, (z, y, x), labels.dtype, create=True) as writing:
+        for region in Region.of_shape((z, y, x)).slabs(16):
+            writing.write(region, labels[region.slices])
+    with LabelFile(path, (z, y, x), labels.dtype) as reading:
+        yield reading

@@ -1,0 +1,1 @@
+"""The engine: job store, queue, supervision of workers, events for listeners."""

@@ -1,0 +1,177 @@
+"""What is asked for, made definite or refused, before anything of it is recorded."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+
+from cryomamba_core.errors import InvalidParameter, StorageFull, UnknownModel
+from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.interfaces import ModelRunner
+from cryomamba_core.jobs import JobConfig
+from cryomamba_core.labels import label_dtype
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.plans import RunPlan
+from cryomamba_core.plugins import PluginHost
+from cryomamba_core.wire import from_plain, to_plain
+
+log = logging.getLogger(__name__)
+
+#: The artifact that the worker makes itself, with or without being asked.
+MANIFEST = "manifest.json"
+
+#: Room for everything that does not grow with the volume.
+SPARE_BYTES = 16 << 20
+
+
+@frozen(kw_only=True)
+class SourcePath:
+    """Where a job's tomogram lies for this process, and its name as its owner knows it."""
+
+    path: Path
+    name: str
+
+
+@frozen(kw_only=True)
+class Accepted:
+    """A request that can be run.
+
+    Attributes
+    ----------
+    config
+        The request with runner, model, all parameters and artifacts named.
+    source_name
+        The source's file name as its owner knows it.
+    grid
+        Grid of the source.
+    plan
+        What the run will cost.
+    disk_bytes
+        Room that it will roughly need in the data directory.
+    """
+
+    config: JobConfig
+    source_name: str
+    grid: VoxelGrid
+    plan: RunPlan
+    disk_bytes: int
+
+
+def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: str) -> Accepted:
+    """Make a request definite, or raise what is wrong with it. Blocks.
+
+    Parameters
+    ----------
+    host
+        Where readers, runners and exporters come from.
+    config
+        The request.
+    source
+        Where the tomogram is.
+    device
+        Where the job would run.
+    """
+    runner, model = find_model(host, runner=config.runner, model=config.model)
+    params: Any = from_plain(config.params, runner.params_type)
+    artifacts = _artifacts(host, config.artifacts)
+    reader = host.reader_for(source.path)
+    with reader.open(source.path, voxel_size=config.voxel_size) as volume:
+        grid = volume.grid
+    plan = runner.plan(model, grid, params, device)
+    return Accepted(
+        config=evolve(
+            config,
+            runner=runner.name,
+            model=model.name,
+            params=to_plain(params),
+            artifacts=artifacts,
+            label=config.label or source.name,
+        ),
+        source_name=source.name,
+        grid=grid,
+        plan=plan,
+        disk_bytes=_disk_bytes(host, grid, model, artifacts),
+    )
+
+
+def find_model(host: PluginHost, *, runner: str | None, model: str | None) -> tuple[ModelRunner, ModelInfo]:
+    """The runner and its model that a request means.
+
+    Raises
+    ------
+    UnknownPlugin
+        If there is no such runner.
+    UnknownModel
+        If no runner has the model, several have it, or none is named.
+    """
+    if runner is not None:
+        chosen = host.runners.get(runner)
+        return chosen, chosen.model(model)
+    known = list_models(host)
+    found = [info for info in known if info.name == model]
+    if len(found) == 1:
+        chosen = host.runners.get(found[0].runner)
+        return chosen, found[0]
+    if found:
+        runners = ", ".join(info.runner for info in found)
+        raise UnknownModel(f"several runners have a model called {model!r}", hint=f"name one of the runners {runners}")
+    names = ", ".join(sorted(info.name for info in known)) or "none"
+    asked = "no model was named" if model is None else f"no model is called {model!r}"
+    raise UnknownModel(asked, hint=f"there are: {names}; add one with: cryomamba models install FOLDER --name NAME")
+
+
+def list_models(host: PluginHost) -> list[ModelInfo]:
+    """Models of all runners, by runner and name; a runner that cannot list its own is left out."""
+    models: list[ModelInfo] = []
+    for runner in host.runners:
+        try:
+            models += sorted(runner.models(), key=lambda info: info.name)
+        except Exception:
+            log.exception("runner %s cannot list its models", runner.name)
+    return models
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise `StorageFull` if a file system has less room than `needed` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageFull(
+            f"the job needs about {needed / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free",
+            hint="free some space, ask for fewer artifacts, or name another folder with CRYOMAMBA_DATA_DIR",
+        )
+
+
+def _artifacts(host: PluginHost, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Canonical names of wanted artifacts, without the manifest, which is made anyway."""
+    if wanted is None:
+        return tuple(exporter.artifact for exporter in host.exporters)
+    named = [host.exporter_for(name).artifact for name in wanted if name != MANIFEST]
+    return tuple(dict.fromkeys(named))
+
+
+def _disk_bytes(host: PluginHost, grid: VoxelGrid, model: ModelInfo, artifacts: Sequence[str]) -> int:
+    """Labels, and each artifact twice: in the job directory, and in the storage before that is cleared.
+
+    Text is small, and what is compressed is taken for an eighth of the labels.
+    """
+    labels = grid.voxels * label_dtype(model.highest_label).itemsize
+    needed = labels + SPARE_BYTES
+    for name in artifacts:
+        exporter = host.exporter_for(name)
+        if exporter.media_type.startswith(("text/", "application/json")):
+            continue
+        compressed = exporter.suffix.endswith((".gz", ".nrrd"))
+        needed += 2 * (labels // 8 if compressed else labels)
+    return needed
+
+
+def check_path(path: str) -> SourcePath:
+    """A source that the engine opens in place; raises `InvalidParameter` unless it is absolute."""
+    if not Path(path).is_absolute():
+        raise InvalidParameter(f"the source {path!r} is not an absolute path", hint="give the whole path")
+    return SourcePath(path=Path(path), name=Path(path).name)

@@ -1,0 +1,52 @@
+"""In which order queued jobs run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Waiting:
+    """A queued job.
+
+    Attributes
+    ----------
+    job_id, owner
+        The job, and whose it is.
+    order
+        Ascending in the order of submission.
+    """
+
+    job_id: str
+    owner: str
+    order: int
+
+
+def fair_order(queued: Iterable[Waiting], served: Mapping[str, int]) -> list[Waiting]:
+    """Queued jobs in the order in which they will run.
+
+    Owners take turns, the one whose last turn is longest ago first; each owner's jobs run in the
+    order of their submission.
+
+    Parameters
+    ----------
+    queued
+        The queued jobs in any order.
+    served
+        Owner → number of the owner's last start, ascending over all owners; those that had none
+        may be left out.
+    """
+    lines: dict[str, deque[Waiting]] = {}
+    for job in sorted(queued, key=lambda job: job.order):
+        lines.setdefault(job.owner, deque()).append(job)
+    turns = deque(sorted(lines, key=lambda owner: (served.get(owner, 0), lines[owner][0].order)))
+    order = []
+    while turns:
+        owner = turns.popleft()
+        order.append(lines[owner].popleft())
+        if lines[owner]:
+            turns.append(owner)
+    return order

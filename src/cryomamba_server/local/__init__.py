@@ -1,0 +1,1 @@
+"""The transport ``local:``: an engine in the client's own process."""

@@ -1,0 +1,269 @@
+"""A judge (stock nnU-Net), volumes in memory, and ways to make models for it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attrs import evolve, frozen
+
+from cryomamba_core.geometry import Region, VoxelGrid
+from cryomamba_core.interfaces import JobCanceled, RunContext
+from cryomamba_core.models import ModelInfo
+from cryomamba_core.settings import Settings
+from cryomamba_core.volumes import IntensityStatistics, Volume
+
+torch = pytest.importorskip("torch", reason="nnU-Net models need PyTorch")
+
+from cryomamba_backends.nnunet.params import NNUNetParams  # noqa: E402
+from cryomamba_backends.nnunet.runner import NNUNetRunner  # noqa: E402
+
+THREADS = 2
+
+
+class ArrayVolume(Volume):
+    """A volume in memory that counts what is read of it."""
+
+    def __init__(self, array: np.ndarray, voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+        self.array = array
+        self.largest_read = 0
+        self._grid = VoxelGrid(shape=array.shape, voxel_size=voxel_size)
+
+    @property
+    def grid(self) -> VoxelGrid:
+        return self._grid
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def read(self, region: Region) -> np.ndarray:
+        self.largest_read = max(self.largest_read, region.size)
+        return self.array[region.slices].copy(order="C")
+
+
+class Context(RunContext):
+    """Keeps what the runner says; cancels at a checkpoint of choice."""
+
+    def __init__(self, model: ModelInfo, *, final_rows: int = 0, cancel_at: int | None = None) -> None:
+        self._model, self._final_rows, self._cancel_at = model, final_rows, cancel_at
+        self.checkpoints = 0
+        self.reports: list[tuple[int, int, str]] = []
+        self.notes: list[str] = []
+
+    model = property(lambda self: self._model)  # type: ignore[assignment]
+    device = property(lambda self: "cpu")  # type: ignore[assignment]
+    final_rows = property(lambda self: self._final_rows)  # type: ignore[assignment]
+    intensity = property(  # type: ignore[assignment]
+        lambda self: IntensityStatistics(minimum=0, maximum=1, mean=0.5, standard_deviation=0.1)
+    )
+
+    def checkpoint(self) -> None:
+        self.checkpoints += 1
+        if self._cancel_at is not None and self.checkpoints >= self._cancel_at:
+            raise JobCanceled
+
+    def report(self, done: int, total: int, unit: str) -> None:
+        self.reports.append((done, total, unit))
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+@frozen
+class Answer:
+    """What a run gave."""
+
+    labels: np.ndarray
+    blocks: list[Region]
+    context: Context
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> NNUNetRunner:
+    return NNUNetRunner(Settings(data_dir=tmp_path / "data", threads=THREADS))
+
+
+@pytest.fixture(scope="session")
+def make_context() -> type[Context]:
+    return Context
+
+
+@pytest.fixture(scope="session")
+def make_volume() -> type[ArrayVolume]:
+    return ArrayVolume
+
+
+@pytest.fixture(scope="session")
+def answer_of() -> Callable[..., Answer]:
+    """Run the runner over an array and put its blocks together, each voxel exactly once."""
+
+    def run(
+        runner: NNUNetRunner,
+        model: ModelInfo,
+        array: np.ndarray,
+        *,
+        final_rows: int = 0,
+        voxel_size: tuple[float, float, float] | None = None,
+        **params: Any,
+    ) -> Answer:
+        context = Context(model, final_rows=final_rows)
+        volume = ArrayVolume(array, voxel_size or model.voxel_size or (1.0, 1.0, 1.0))
+        labels = np.full(array.shape, 255, np.uint8)
+        times = np.zeros(array.shape, np.uint8)
+        blocks = []
+        for block in runner.segment(volume, NNUNetParams(**params), context):
+            assert not block.provisional
+            labels[block.region.slices] = block.labels
+            times[block.region.slices] += 1
+            blocks.append(block.region)
+        assert (times[final_rows:] == 1).all()
+        return Answer(labels, blocks, context)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
+    """Labels of stock nnU-Net for an array, from a trained-model folder."""
+    pytest.importorskip("nnunetv2", reason="stock nnU-Net is the judge")
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ.setdefault(name, "unused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    def predict(
+        folder: Path,
+        array: np.ndarray,
+        *,
+        mirroring: bool = True,
+        step: float = 0.5,
+        folds: tuple[int | str, ...] = (0,),
+    ) -> np.ndarray:
+        torch.set_num_threads(THREADS)
+        plans = json.loads((folder / "plans.json").read_text())
+        spacing = [0.0, 0.0, 0.0]
+        for axis, length in zip(
+            plans["transpose_forward"], plans["configurations"]["3d_fullres"]["spacing"], strict=True
+        ):
+            spacing[axis] = length
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            predictor = nnUNetPredictor(
+                tile_step_size=step,
+                use_mirroring=mirroring,
+                perform_everything_on_device=False,
+                device=torch.device("cpu"),
+                allow_tqdm=False,
+            )
+            predictor.initialize_from_trained_model_folder(str(folder), use_folds=folds)
+            return np.asarray(predictor.predict_single_npy_array(array[None], {"spacing": spacing}))
+
+    return predict
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., np.ndarray]:
+    """A reproducible volume with structure in it: smooth blobs in noise."""
+
+    def make(shape: tuple[int, int, int], dtype: str = "float32", seed: int = 0) -> np.ndarray:
+        from scipy.ndimage import gaussian_filter
+
+        random = np.random.default_rng(seed)
+        blobs = gaussian_filter(random.normal(size=shape), 4)
+        values = 86 + 12 * (blobs / blobs.std()) + random.normal(0, 8, shape)
+        return np.clip(values, 1, 250).astype(dtype)
+
+    return make
+
+
+@pytest.fixture
+def edited_model(tiny_tomo_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copies of tiny-tomo with other plans, labels or weights, as trained-model folders.
+
+    ``plans`` and ``dataset`` are functions that change the content in place; ``checkpoint`` changes what fold 0's
+    checkpoint holds; ``folds`` gives a seed for each fold: 0 for the weights as they are, others disturb them.
+    """
+
+    def edit(
+        name: str = "edited",
+        *,
+        plans: Callable[[dict[str, Any]], None] | None = None,
+        dataset: Callable[[dict[str, Any]], None] | None = None,
+        checkpoint: Callable[[dict[str, Any]], None] | None = None,
+        folds: dict[str, int] | None = None,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, change in (("plans.json", plans), ("dataset.json", dataset)):
+            content = json.loads((tiny_tomo_model / file).read_text())
+            if change:
+                change(content)
+            (folder / file).write_text(json.dumps(content))
+        original = torch.load(
+            tiny_tomo_model / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False
+        )
+        original.pop("optimizer_state")
+        for fold, seed in (folds or {"0": 0}).items():
+            content = copy.deepcopy(original)
+            if seed:
+                disturb(content["network_weights"], seed)
+            if checkpoint:
+                checkpoint(content)
+            (folder / f"fold_{fold}").mkdir()
+            torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
+        return folder
+
+    return edit
+
+
+def disturb(weights: dict[str, Any], seed: int) -> None:
+    """Change weights a little; names that share one tensor still do."""
+    generator = torch.Generator().manual_seed(seed)
+    done: dict[int, Any] = {}
+    for key, tensor in weights.items():
+        if tensor.data_ptr() not in done:
+            change = 0.05 * tensor.std() * torch.randn(tensor.shape, generator=generator) if tensor.numel() > 1 else 0
+            done[tensor.data_ptr()] = tensor + change
+        weights[key] = done[tensor.data_ptr()]
+
+
+@pytest.fixture
+def as_trained_folder(tmp_path: Path) -> Callable[[Path], Path]:
+    """Write an installed model back as a trained-model folder that stock nnU-Net opens."""
+
+    def write(installed: Path) -> Path:
+        from cryomamba_backends.nnunet.installed import read_installed
+
+        model = read_installed(installed)
+        folder = tmp_path / f"{installed.name}-trained"
+        folder.mkdir()
+        for file in ("plans.json", "dataset.json"):
+            shutil.copy(installed / file, folder / file)
+        for fold in model.record.folds:
+            network = model.network(fold, model.recipe())
+            (folder / f"fold_{fold.fold}").mkdir()
+            torch.save(
+                {
+                    "network_weights": network.state_dict(),
+                    "trainer_name": "nnUNetTrainer",
+                    "init_args": {"configuration": model.record.configuration},
+                    "inference_allowed_mirroring_axes": model.record.mirroring_axes or None,
+                },
+                folder / f"fold_{fold.fold}" / "checkpoint_final.pth",
+            )
+        return folder
+
+    return write
+
+
+__all__ = ["Answer", "ArrayVolume", "Context", "evolve"]

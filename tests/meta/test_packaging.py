@@ -1,0 +1,52 @@
+"""The project file promises what the house is built on."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PLUGINS = PROJECT["entry-points"]["cryomamba"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements}
+
+
+def test_the_installed_version_is_that_of_the_project_file():
+    assert metadata.version("cryomamba") == PROJECT["version"]
+
+
+def test_the_base_installation_has_no_model_library_no_desktop_and_no_network():
+    heavy = {"alembic", "httpx", "napari", "pyqt5", "pyqt6", "qtpy", "quart", "sqlalchemy", "torch", "trio-websocket"}
+    assert names(PROJECT["dependencies"]).isdisjoint(heavy)
+
+
+def test_the_extras_are_those_that_the_documentation_names():
+    assert set(EXTRAS) == {"all", "gui", "gui-qt6", "nnunet", "server"}
+    text = (ROOT / "docs" / "getting-started.md").read_text()
+    assert [extra for extra in EXTRAS if f"`{extra}`" not in text] == []
+
+
+def test_the_two_desktop_extras_bring_one_qt_binding_each():
+    assert {"pyqt5"} == names(EXTRAS["gui"]) & {"pyqt5", "pyqt6"}
+    assert {"pyqt6"} == names(EXTRAS["gui-qt6"]) & {"pyqt5", "pyqt6"}
+
+
+@pytest.mark.parametrize("module", PLUGINS.values())
+def test_every_built_in_plugin_can_be_imported_and_states_its_version(module):
+    assert importlib.import_module(module).cryomamba_api_version == 1
+
+
+def test_the_versions_of_the_constraints_are_allowed_by_the_project_file():
+    constraints = (ROOT / "constraints.txt").read_text()
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    for requirement in groups["judge"]:
+        assert requirement in constraints
