@@ -18,7 +18,7 @@ import nox
 ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 PACKAGES = ["cryomamba_core", "cryomamba_backends", "cryomamba_server"]
-CHECKED = ["src", "tests", "benchmarks", "tools", "docs", "noxfile.py"]
+CHECKED = ["src", "plugins", "tests", "benchmarks", "tools", "docs", "noxfile.py"]
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"  # constraints.txt is meant for pip
@@ -105,7 +105,7 @@ def faults(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation, without a warning."""
     session.install("--editable", ".[server]", *_group("docs"))
-    session.run("sphinx-build", "-W", "-n", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-E", "-W", "-n", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
     session.log("open docs/_build/html/index.html")
 
 

@@ -35,6 +35,7 @@ myst_heading_anchors = 3
 
 default_role = "own"
 nitpicky = True
+smartquotes = False  # they spoil commands
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -1,5 +1,7 @@
 """Engines for tests: a host of chosen plugins, workers of any kind, and an engine in a process that can be killed."""
 
+import importlib
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from cryomamba_core.jobs import JobConfig, Source
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.previews import PreviewPolicy
 from cryomamba_core.settings import Settings
+from cryomamba_core.wire import dump_json, load_json
 from cryomamba_server.engine.engine import open_engine
 
 TESTS = Path(__file__).parent
@@ -85,12 +88,13 @@ async def heard(engine, job_id, *, after=0, until=lambda event: False):
 
 
 def workers_of(data_dir):
-    """Processes that work below a data directory."""
+    """Processes that work on a job of a data directory."""
+    jobs = str(Path(data_dir) / "jobs")
     found = []
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            if process.status() != psutil.STATUS_ZOMBIE and any(str(data_dir) in part for part in command[1:]):
+            if process.status() != psutil.STATUS_ZOMBIE and any(jobs in part for part in command[1:]):
                 found.append(process)
         except psutil.Error:
             continue
@@ -198,8 +202,6 @@ class EngineProcess:
     """
 
     def __init__(self, data_dir, *, environment=None, **settings):
-        import json
-
         self.process = subprocess.Popen(
             [sys.executable, str(TESTS / "engines.py"), str(data_dir), json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -215,9 +217,11 @@ class EngineProcess:
         return self.process.stdout.readline().rstrip("\n")
 
     def submit(self, config):
-        from cryomamba_core.wire import dump_json
-
         return self.ask("submit", dump_json(config))
+
+    def wait(self):
+        """Wait for a death that was arranged."""
+        self._reap()
 
     def kill(self):
         self.process.kill()
@@ -239,10 +243,19 @@ class EngineProcess:
         self.kill()
 
 
-async def serve(data_dir, values):
-    from cryomamba_core.wire import load_json
+def die_at(place):
+    """Let this process be killed the moment it reaches a method, written ``module:Class.method``."""
+    module, _, name = place.partition(":")
+    kind, _, method = name.partition(".")
+    setattr(
+        getattr(importlib.import_module(module), kind), method, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    )
 
+
+async def serve(data_dir, values):
     settings = make_settings(data_dir, **values)
+    if os.environ.get("DIE_AT"):
+        die_at(os.environ["DIE_AT"])
     async with open_engine(make_host(settings), settings) as engine:
         print("open", flush=True)
         async for line in trio.wrap_file(sys.stdin):
@@ -259,6 +272,4 @@ async def serve(data_dir, values):
 
 
 if __name__ == "__main__":
-    import json
-
     trio.run(serve, sys.argv[1], json.loads(sys.argv[2]))

@@ -19,7 +19,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("own", PyXRefRole())
     app.connect("missing-reference", find_by_bare_name)
     app.connect("doctree-read", name_domain)
-    app.connect("autodoc-process-docstring", join_names, priority=600)  # after napoleon
+    app.connect("autodoc-process-docstring", keep_comment, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", join_names, priority=600)  # after it
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -32,9 +33,18 @@ def name_domain(_: Sphinx, document: nodes.document) -> None:
             node["own"] = True
 
 
+_kept: dict[str, list[str]] = {}
+
+
+def keep_comment(app: Sphinx, what: str, name: str, described: Any, options: Any, lines: list[str]) -> None:
+    """Remember the comment above an attribute: napoleon takes what stands before its first colon for a type."""
+    if what in {"attribute", "data"}:
+        _kept[name] = list(lines)
+
+
 def join_names(app: Sphinx, what: str, name: str, described: Any, options: Any, lines: list[str]) -> None:
     """Keep ``:ivar a, b:`` from being read as a name with a type."""
-    lines[:] = [
+    lines[:] = _kept.pop(name, None) or [
         line.replace(", ", ",", line.partition(": ")[0].count(", ")) if line.startswith(":ivar ") else line
         for line in lines
     ]

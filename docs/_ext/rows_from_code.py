@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from cryomamba_core import errors, hookspecs, job_directory
+from cryomamba_core.cli.failures import EXIT_CODES
 from cryomamba_core.jobs import TRANSITIONS
 from cryomamba_core.settings import Settings
 
@@ -27,12 +28,8 @@ def error_codes() -> Iterable[Sequence[str]]:
 def exit_codes() -> Iterable[Sequence[str]]:
     """What the command's exit status says."""
     yield "Exit code", "Meaning"
-    yield "0", "Done."
-    yield "1", "A defect: something that CryoMamba did not foresee."
-    yield "2", "The command line itself is wrong: an unknown option, or a value that does not fit."
-    for error in errors.CryoMambaError.__subclasses__():
-        yield str(error.exit_code), (inspect.getdoc(error) or "").split("\n")[0]
-    yield "130", "Interrupted by Ctrl-C."
+    for code, meaning in EXIT_CODES.items():
+        yield str(code), meaning
 
 
 def worker_exit_codes() -> Iterable[Sequence[str]]:

@@ -164,6 +164,10 @@ class PluginHost:
         UnknownFormat
             If no reader takes it.
         """
+        if path.exists() and not path.is_file():
+            raise MissingFile(
+                f"{path} is not a regular file", hint="give the path of a file, not of a folder or a pipe"
+            )
         try:
             with path.open("rb") as stream:
                 first_bytes = stream.read(FIRST_BYTES)

@@ -81,7 +81,7 @@ def from_plain(plain: Any, kind: type[T]) -> T:
         if own is not None:
             raise own from error
         raise InvalidParameter("; ".join(transform_error(error, path=getattr(kind, "__name__", "$")))) from error
-    except (ValueError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise InvalidParameter(f"{error} @ {getattr(kind, '__name__', '$')}") from error
 
 

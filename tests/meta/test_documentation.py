@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 #: Parts of the core that plugins have no business with.
-INTERNAL = ("cryomamba_core.cli", "cryomamba_core.measuring", "cryomamba_core.worker")
+INTERNAL = ("cryomamba_core.__main__", "cryomamba_core.cli", "cryomamba_core.measuring", "cryomamba_core.worker")
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("cryomamba_"))
 

@@ -54,7 +54,7 @@ async def test_a_job_ends_with_durable_artifacts_that_are_what_the_worker_wrote(
 
 
 async def test_the_first_preview_changes_the_state_and_comes_with_the_newest_picture(settings, tomogram):
-    script = WITH_PREVIEW + "preview(1); log.progress('segmenting', 1, 2, 'tiles'); preview(2);" + engines.SUCCEED
+    script = WITH_PREVIEW + "preview(1); preview(2); log.progress('segmenting', 1, 2, 'tiles');" + engines.SUCCEED
     async with scripted_engine(settings, script) as engine:
         job = await engine.submit(steps(tomogram), owner=OWNER)
         events = await heard(engine, job.id)

@@ -27,9 +27,11 @@ INFO = RunInfo(
 
 
 class TestContract(ExporterConformance):
-    @pytest.fixture
-    def exporter(self):
+    def make_exporter(self):
         return TiffExporter()
+
+    def read_back(self, path):
+        return tifffile.imread(path)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.dtype("<u2")])

@@ -17,6 +17,9 @@ from cryomamba_core.volumes import HeaderWarning, Volume
 #: Bytes that are read at a time.
 CHUNK = 4 << 20
 
+#: Rows up to this many bytes are read whole even for a few voxels: a call costs more than the bytes.
+SHORT_ROW = 32 << 10
+
 
 @frozen(kw_only=True)
 class Scaling:
@@ -113,7 +116,7 @@ class StoredVolume(Volume):
                 piece = target[first : first + sections_at_once]
                 piece[...] = self._numbers((start[0] + first) * rows * width, piece.size).reshape(piece.shape)
             return
-        whole_rows = target.shape[2] * 4 >= width
+        whole_rows = row_bytes <= SHORT_ROW or target.shape[2] * 4 >= width
         rows_at_once = max(1, CHUNK // row_bytes) if whole_rows else 1
         for section in range(target.shape[0]):
             for first in range(0, target.shape[1], rows_at_once):

@@ -16,6 +16,7 @@ from cryomamba_backends.local_executor.processes import (
     WorkerProcess,
     ask_to_end,
     birth_of,
+    find_worker,
     kill,
     kill_group,
     moments,
@@ -26,6 +27,8 @@ from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.settings import Settings
 from cryomamba_core.wire import dump_json, load_json
 
+#: The module that is the worker.
+WORKER = "cryomamba_core.worker"
 #: What the numeric libraries ask for their number of threads.
 THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
@@ -66,7 +69,7 @@ class LocalExecutor(Executor):
         try:
             with JobDirectory(job_dir).log_path.open("ab") as log:
                 process = subprocess.Popen(  # noqa: S603  # nothing of it comes from outside
-                    [sys.executable, "-P", "-m", "cryomamba_core.worker", str(job_dir)],
+                    [sys.executable, "-P", "-m", WORKER, str(job_dir)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -88,6 +91,11 @@ class LocalExecutor(Executor):
             return not child.ended.is_set()
         worker = self._worker(handle)
         return worker is not None and worker.alive
+
+    def find(self, job_dir: Path) -> WorkerHandle | None:
+        """The worker that runs on a job directory, found among the processes of this machine."""
+        worker = find_worker(WORKER, job_dir.absolute())
+        return WorkerHandle(executor=self.name, token=dump_json(worker)) if worker and worker.alive else None
 
     def wait(self, handle: WorkerHandle, timeout: float) -> WorkerExit | None:
         """Wait for the end; only the process that started the worker learns the exit status."""

@@ -74,6 +74,20 @@ def birth_of(pid: int) -> str | None:
         return None
 
 
+def find_worker(module: str, job_dir: Path) -> WorkerProcess | None:
+    """The worker process that runs `module` on a job directory, whoever started it."""
+    for process in _running():
+        try:
+            *_, name, folder = ["", "", *process.cmdline()]
+            if name == module and os.path.realpath(folder) == os.path.realpath(job_dir):
+                mark, birth = process.environ().get(MARK), birth_of(process.pid)
+                if mark and birth and os.getsid(process.pid) == process.pid:  # what it forked looks the same else
+                    return WorkerProcess(pid=process.pid, birth=birth, mark=mark)
+        except (psutil.Error, OSError):
+            continue
+    return None
+
+
 def ask_to_end(worker: WorkerProcess) -> None:
     """Send SIGTERM to the worker alone: what it started is its own to end, in good order."""
     if worker.alive:

@@ -47,7 +47,7 @@ class Board(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:  # noqa: B027  # only a live table has to tidy up
         """Leave the screen tidy."""
 
 

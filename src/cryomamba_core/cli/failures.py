@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from cryomamba_core.cli.interruption import Interrupted
 from cryomamba_core.errors import (
@@ -85,7 +86,7 @@ def report(error: BaseException, *, as_json: bool, verbose: bool = False, log_fo
         return _say_interrupted(cause, as_json=as_json)
     if isinstance(cause, KeyboardInterrupt | click.Abort):
         return _say_interrupted(Interrupted(signal.SIGINT), as_json=as_json)
-    if isinstance(cause, click.exceptions.NoArgsIsHelpError) and not as_json:
+    if isinstance(cause, NoArgsIsHelpError) and not as_json:
         click.echo(cause.format_message(), err=True)
         return USAGE
     if isinstance(cause, click.ClickException):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from attrs import field, frozen
+from click.exceptions import Exit
 
 from cryomamba_core.cli.options import json_option, voxel_size_option
 from cryomamba_core.cli.state import CliState
@@ -43,7 +44,7 @@ def info(
             _show(state, fact)
     failed = [fact.error for fact in facts if fact.error is not None]
     if failed:
-        click.get_current_context().exit(exit_code_of(failed[0]) if len(files) == 1 else COHORT_FAILED)
+        raise Exit(exit_code_of(failed[0]) if len(files) == 1 else COHORT_FAILED)
 
 
 @frozen(kw_only=True)
@@ -135,4 +136,6 @@ def _show(state: CliState, facts: FileFacts) -> None:
             if warning.hint:
                 state.out.print(Text.assemble(("  hint:    ", "cyan"), warning.hint))
     if facts.error is not None:
-        show_error(state.err, facts.error, subject=str(facts.path) if facts.path.name not in facts.error.message else "")
+        show_error(
+            state.err, facts.error, subject=str(facts.path) if facts.path.name not in facts.error.message else ""
+        )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import trio
+if TYPE_CHECKING:
+    import trio
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class Interruption:
     """
 
     def __init__(self) -> None:
+        import trio
+
         self.signal: signal.Signals | None = None
         self._work = trio.CancelScope()
         self._cleaning: set[trio.CancelScope] = set()
@@ -48,6 +51,8 @@ class Interruption:
     @contextmanager
     def shielded(self) -> Iterator[None]:
         """Finish what must not be cut short; only a second signal ends it."""
+        import trio
+
         with trio.CancelScope(shield=True) as scope:
             self._cleaning.add(scope)
             try:
@@ -63,6 +68,8 @@ class Interruption:
         Interrupted
             If a signal came; `work` was cancelled, and has ended.
         """
+        import trio
+
         results: list[T] = []
 
         async def watched() -> None:

@@ -14,7 +14,6 @@ from cryomamba_core.cli.state import CliState
 from cryomamba_core.errors import JobFailed, JobWasCanceled, UnknownJob
 
 if TYPE_CHECKING:
-    from cryomamba_core.cli.interruption import Interruption
     from cryomamba_core.interfaces import Session
     from cryomamba_core.jobs import JobRecord
 
@@ -93,7 +92,7 @@ def watch_job(state: CliState, job_id: str, *, as_json: bool) -> None:
     """Follow a job to its end. Ctrl-C stops watching, not the job."""
     from cryomamba_core.wire import to_plain
 
-    record = state.run(lambda interruption: _watch(state, interruption, job_id))
+    record = state.run(lambda _: _watch(state, job_id))
     if record.error is not None:
         raise JobFailed(record.error)
     if record.state == "canceled":
@@ -208,7 +207,7 @@ async def _newest(session: Session, limit: int) -> list[JobRecord]:
     return records
 
 
-async def _watch(state: CliState, interruption: Interruption, job_id: str) -> JobRecord:
+async def _watch(state: CliState, job_id: str) -> JobRecord:
     import trio
 
     from cryomamba_core.cli.boards import open_board

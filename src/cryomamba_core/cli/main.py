@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit
 from click.shell_completion import shell_complete
 
 from cryomamba_core.cli.completion import PROGRAM, complete_variable, completion
 from cryomamba_core.cli.doctor import doctor
 from cryomamba_core.cli.failures import BROKEN_PIPE, EXIT_CODES, report
+from cryomamba_core.cli.foreign import glance
 from cryomamba_core.cli.info import info
 from cryomamba_core.cli.jobs import jobs
 from cryomamba_core.cli.models import models
@@ -33,28 +34,24 @@ OWN = (completion, doctor, info, jobs, models, plugins, segment, worker)
 
 
 class Commands(click.RichGroup):
-    """The built-in commands, and those of plugins, which are looked for only when they are needed."""
+    """The built-in commands, and those of plugins, which are loaded only when one of them is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, ours and the plugins'."""
-        return [*super().list_commands(ctx), *sorted(self._foreign(ctx))]
+        if __name__ not in ctx.meta:
+            ctx.meta[__name__] = {name: command for name, command in glance().items() if name not in self.commands}
+        return [*super().list_commands(ctx), *sorted(ctx.meta[__name__])]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of ours, else a plugin's."""
-        return super().get_command(ctx, cmd_name) or self._foreign(ctx).get(cmd_name)
-
-    def _foreign(self, ctx: click.Context) -> dict[str, click.Command]:
-        """Commands of plugins; none where the settings are broken, which every command will say."""
-        found = ctx.meta.get(__name__)
-        if found is None:
-            try:
-                host = _state(ctx).host
-                found = {str(command.name): command for command in host.commands if command.name not in self.commands}
-            except Exception as error:  # noqa: BLE001  # help must come whatever is wrong
-                logging.getLogger(__name__).warning("plugins cannot be looked for: %s", error)
-                found = {}
-            ctx.meta[__name__] = found
-        return dict(found)
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        listed: dict[str, click.Command] = ctx.meta.get(__name__, {})
+        if cmd_name in listed:
+            return listed[cmd_name]
+        commands = _state(ctx).host.commands
+        return commands.get(cmd_name) if cmd_name in commands else None
 
 
 def _state(ctx: click.Context) -> CliState:
@@ -84,12 +81,11 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 def _exit_codes() -> str:
-    return "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+    return "\b\nExit codes\n" + "\n".join(f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items())
 
 
 @click.group(
     cls=Commands,
-    invoke_without_command=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_exit_codes(),
 )
@@ -112,10 +108,10 @@ def _exit_codes() -> str:
 @click.option("-v", "--verbose", is_flag=True, help="Say more, and show the traceback of an unexpected error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Version.")
 @click.pass_context
-def cli(ctx: click.Context, *, verbose: bool, **_: Any) -> None:
+def cli(ctx: click.Context, /, *, verbose: bool, **_: Any) -> None:
     """Segment cryo-electron tomograms, and watch the answer appear.
 
-    Start with  cryomamba demo,  or look at a file of your own with  cryomamba info FILE.
+    Start with `cryomamba demo`, or look at a file of your own with `cryomamba info FILE`.
     """
     _state(ctx)
     listen_to_logs(verbose=verbose)
@@ -152,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with cli.make_context(PROGRAM, words, obj=state) as context:
             cli.invoke(context)
         sys.stdout.flush()
-    except click.exceptions.Exit as error:
+    except Exit as error:
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ import rich_click as click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class VoxelSize(click.ParamType):
+class VoxelSize(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """A voxel size in Å: one number, or three as z,y,x."""
 
     name = "Å | Z,Y,X"

@@ -262,15 +262,19 @@ class StorageConformance(ABC):
 
     def test_threads_may_write_parts_and_objects_at_once(self, storage: Storage) -> None:
         token = storage.begin(KEY, len(CONTENT))
+
+        def write(start: int) -> None:
+            storage.write(token, start, CONTENT[start : start + 512])
+
+        def store(number: int) -> None:
+            _store(storage, f"raw/{number}/x", str(number).encode() * 1000)
+
         with ThreadPoolExecutor(8) as threads:
-            parts = [
-                threads.submit(storage.write, token, start, CONTENT[start : start + 512])
-                for start in range(0, len(CONTENT), 512)
-            ]
-            others = [threads.submit(_store, storage, f"raw/{n}/x", str(n).encode() * 1000) for n in range(16)]
-            removals = [threads.submit(storage.delete, f"raw/{n}/y") for n in range(16)]
-        for future in (*parts, *others, *removals):
-            future.result()
+            parts = threads.map(write, range(0, len(CONTENT), 512))
+            others = threads.map(store, range(16))
+            removals = threads.map(storage.delete, [f"raw/{number}/y" for number in range(16)])
+            for outcome in (parts, others, removals):
+                assert not any(outcome)
         assert storage.commit(token, sha256=_digest(CONTENT)).size == len(CONTENT)
         assert {info.sha256 for info in storage.list("raw/")} == {
             _digest(CONTENT),

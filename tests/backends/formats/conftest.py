@@ -43,7 +43,7 @@ def write_mrc(tmp_path: Path) -> Callable[..., Path]:
         name: str = "tomogram.mrc",
         *,
         stored: Any = None,
-        mode: int = 2,
+        as_mode: int = 2,
         axes: tuple[int, int, int] = (1, 2, 3),
         voxel_size_xyz: tuple[float, float, float] = (9.25, 10.5, 13.5),
         extended: bytes = b"",
@@ -56,7 +56,7 @@ def write_mrc(tmp_path: Path) -> Callable[..., Path]:
         columns_rows_sections = np.shape(stored)[::-1]
         counts = [columns_rows_sections[axes.index(axis)] for axis in (1, 2, 3)]
         with mrcfile.new(path, overwrite=True) as mrc:
-            mrc.set_data(np.asarray(stored).astype(DTYPES[mode]))
+            mrc.set_data(np.asarray(stored).astype(DTYPES[as_mode]))
             if extended:
                 mrc.set_extended_header(np.frombuffer(extended, "V1"))
                 mrc.header.exttyp = b"SERI"
@@ -68,7 +68,7 @@ def write_mrc(tmp_path: Path) -> Callable[..., Path]:
             for field, value in fields.items():
                 header[field] = value
         if big_endian:
-            _swap(path, DTYPES[mode], len(extended))
+            _swap(path, DTYPES[as_mode], len(extended))
         return path
 
     return write

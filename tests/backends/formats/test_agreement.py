@@ -18,8 +18,6 @@ from cryomamba_core.artifacts import RunInfo
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.volumes import Volume
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*swig.*:DeprecationWarning", "ignore:builtin type")
-
 #: Positions agree to this many Å: headers hold float32.
 TOLERANCE = 2e-3
 
@@ -171,7 +169,7 @@ def test_voxels_are_those_that_gemmi_reads(
     write_mrc: Callable[..., Path],
     open_volume: Callable[..., Volume],
 ) -> None:
-    path = write_mrc(mode=mode, axes=axes, big_endian=big_endian, extended=b"ext " * 20)
+    path = write_mrc(as_mode=mode, axes=axes, big_endian=big_endian, extended=b"ext " * 20)
     ccp4 = gemmi.read_ccp4_map(str(path))
     ccp4.setup(0, gemmi.MapSetup.ReorderOnly)
     volume = open_volume(path)
@@ -186,7 +184,7 @@ def test_voxels_and_type_are_those_that_mrcfile_reads(
     write_mrc: Callable[..., Path],
     open_volume: Callable[..., Volume],
 ) -> None:
-    path = write_mrc(mode=mode, big_endian=big_endian)
+    path = write_mrc(as_mode=mode, big_endian=big_endian)
     volume = open_volume(path)
     with mrcfile.open(path) as mrc:
         assert volume.dtype == mrc.data.dtype.newbyteorder("=")
@@ -290,7 +288,8 @@ def test_masks_of_a_nifti_source_have_its_matrix(
     assert volume.grid.voxel_size == pytest.approx((30.0, 15.0, 20.0))
     assert volume.grid.stored_axes == (0, 2, 1)
     np.testing.assert_array_equal(
-        volume.read(volume.grid.whole), np.asarray(image.dataobj).transpose(2, 0, 1)  # k → z, i → y, j → x
+        volume.read(volume.grid.whole),
+        np.asarray(image.dataobj).transpose(2, 0, 1),  # k → z, i → y, j → x
     )
     labels = np.zeros(volume.grid.shape, np.uint8)
     labels[4, 1, 3] = 1

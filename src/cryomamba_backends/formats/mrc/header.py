@@ -289,12 +289,12 @@ def _angles(raw: np.void) -> tuple[Vector3, tuple[HeaderWarning, ...]]:
     angles = to_vector(_shortest(part) for part in raw["angles"])
     if angles == (0.0, 0.0, 0.0):
         return (90.0, 90.0, 90.0), ()
-    off = max(abs(angle - 90.0) for angle in angles)
-    if not off <= LARGEST_SKEW:
+    if not all(abs(angle - 90.0) <= LARGEST_SKEW for angle in angles):
         named = ", ".join(f"{angle:g}" for angle in angles)
         raise UnsupportedFile(
             f"the unit cell is skewed: its angles are ({named})°", hint="resample the map to a right-angled cell"
         )
+    off = max(abs(angle - 90.0) for angle in angles)
     if off < 1e-3:
         return angles, ()
     return angles, (

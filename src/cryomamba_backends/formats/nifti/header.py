@@ -142,7 +142,7 @@ def parse_header(first_bytes: bytes, size: int) -> NiftiHeader:
     start = _unpacked(first_bytes)
     found = _order_and_version(start) if len(start) >= 4 else None
     if found is None:
-        if size < min(_SIZES):
+        if size < min(_SIZES) and not compressed:
             raise TruncatedFile(f"the file has {size} bytes, less than a NIfTI header", hint=_WRITE_AGAIN)
         raise CorruptFile("this is not a NIfTI file", hint="check that the file is what its name says")
     order, version = found

@@ -1,0 +1,157 @@
+"""A finished job's files: fetched whole or not at all, and what they say."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from cryomamba_core.artifacts import Artifact, Manifest
+from cryomamba_core.cli import wording
+from cryomamba_core.cli.choosing import MANIFEST
+from cryomamba_core.cli.outputs import OutputFolder, target_of
+from cryomamba_core.durable import write_whole
+from cryomamba_core.errors import CryoMambaError
+from cryomamba_core.wire import load_json, to_plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cryomamba_core.cli.segmenting import FileRun
+    from cryomamba_core.interfaces import Session
+    from cryomamba_core.jobs import JobRecord
+    from cryomamba_core.measures import LabelStatistics
+
+
+@frozen(kw_only=True)
+class Saved:
+    """What a job left on this machine.
+
+    Attributes
+    ----------
+    files
+        Each artifact and where it was saved.
+    manifest
+        Its provenance, None if the engine has none.
+    """
+
+    files: tuple[tuple[Artifact, Path], ...]
+    manifest: Manifest | None
+
+    @property
+    def statistics(self) -> tuple[LabelStatistics, ...]:
+        """One entry for each label."""
+        return self.manifest.run.statistics if self.manifest else ()
+
+    def plain_artifacts(self) -> list[dict[str, Any]]:
+        """Names, paths, sizes and digests as JSON types."""
+        return [
+            {"name": artifact.name, "path": str(path.absolute()), "size": artifact.size, "sha256": artifact.sha256}
+            for artifact, path in self.files
+        ]
+
+
+async def fetch(
+    session: Session, record: JobRecord, folder: OutputFolder, stem: str, kept: Collection[str] | None
+) -> Saved:
+    """Save a job's artifacts.
+
+    All of them are fetched before the first one takes its name, so that an interruption leaves
+    either every file or none.
+
+    Parameters
+    ----------
+    session, record
+        The engine, and the job.
+    folder, stem
+        Where to save, and what the names begin with.
+    kept
+        Names of the artifacts that are wanted; None for all.
+    """
+    import trio
+
+    stage = folder.stage()
+    try:
+        for artifact in record.artifacts:
+            if kept is None or artifact.name in kept or artifact.name == MANIFEST:
+                await session.download(record.id, artifact.name, stage / artifact.name)
+        manifest = _manifest(stage / MANIFEST)
+        wanted = tuple(
+            (artifact, target_of(folder.path, stem, artifact.name))
+            for artifact in record.artifacts
+            if kept is None or artifact.name in kept
+        )
+        await trio.to_thread.run_sync(folder.publish, {stage / artifact.name: path for artifact, path in wanted})
+        return Saved(files=wanted, manifest=manifest)
+    finally:
+        folder.drop(stage)
+
+
+def write_summary(path: Path, runs: Sequence[FileRun]) -> None:
+    """Write the table of a cohort: a line for each file, four columns for each label."""
+    labels = list(dict.fromkeys(entry.name for run in runs for entry in run.statistics))
+    measures = ("voxels", "volume_nm3", "surface_area_nm2", "components")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["file", "state", "job_id", "error_code", "message", "seconds"]
+        + [f"{label} {measure}" for label in labels for measure in measures]
+    )
+    for run in runs:
+        known = {entry.name: entry for entry in run.statistics}
+        row: list[Any] = [str(run.path), run.state, run.job_id]
+        row += [run.error.code, run.error.message] if run.error else ["", ""]
+        row.append("" if run.seconds is None else f"{run.seconds:.3f}")
+        row += [getattr(known[label], measure) if label in known else "" for label in labels for measure in measures]
+        writer.writerow(row)
+    write_whole(path, text.getvalue().encode())
+
+
+def plain_run(run: FileRun) -> dict[str, Any]:
+    """What became of a file, as JSON types."""
+    return {
+        "file": str(run.path),
+        "state": run.state,
+        "job_id": run.job_id or None,
+        "seconds": run.seconds,
+        "error": to_plain(run.error) if run.error else None,
+        "artifacts": run.saved.plain_artifacts() if run.saved else [],
+        "labels": [to_plain(entry) for entry in run.statistics],
+        "notes": list(run.saved.manifest.notes) if run.saved and run.saved.manifest else [],
+    }
+
+
+def label_table(saved: Saved) -> Table:
+    """What was found, a line for each label."""
+    from rich.text import Text
+
+    from cryomamba_core.cli.tables import new_table
+
+    columns = ("voxels", "volume nm³", "surface nm²", "pieces")
+    table = new_table("  label", *columns, right=columns)
+    colors = {label.value: label.color for label in saved.manifest.run.model.labels} if saved.manifest else {}
+    for entry in saved.statistics:
+        table.add_row(
+            Text.assemble(("  ■ ", colors.get(entry.value, "")), entry.name),
+            f"{entry.voxels:,}",
+            wording.measured(entry.volume_nm3),
+            wording.measured(entry.surface_area_nm2),
+            f"{entry.components:,}",
+        )
+    return table
+
+
+def in_a_few_words(statistics: Iterable[LabelStatistics]) -> str:
+    """The volumes of the labels, e.g. ``membrane 12,300 nm³``."""
+    return ", ".join(f"{entry.name} {wording.measured(entry.volume_nm3)} nm³" for entry in statistics)
+
+
+def _manifest(path: Path) -> Manifest | None:
+    try:
+        return load_json(path.read_bytes(), Manifest)
+    except (OSError, CryoMambaError):
+        return None

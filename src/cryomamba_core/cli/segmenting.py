@@ -1,0 +1,194 @@
+"""From files to results, one or many: the course of ``cryomamba segment``."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, evolve, frozen
+
+from cryomamba_core.cli.boards import Board
+from cryomamba_core.cli.failures import leaves
+from cryomamba_core.cli.interruption import Interruption
+from cryomamba_core.cli.results import Saved, fetch, in_a_few_words
+from cryomamba_core.cli.rows import Row, follow
+from cryomamba_core.errors import CryoMambaError, ErrorInfo, JobWasCanceled
+from cryomamba_core.interfaces import Session
+from cryomamba_core.jobs import JobConfig, JobProgress, JobState, Source
+
+if TYPE_CHECKING:
+    from cryomamba_core.cli.outputs import OutputFolder
+    from cryomamba_core.measures import LabelStatistics
+    from cryomamba_core.plans import JobPlan
+
+log = logging.getLogger(__name__)
+
+#: How many jobs are listened to at a time: those that were queued first run first.
+FOLLOWED = 32
+
+
+@define(kw_only=True, eq=False)
+class FileRun(Row):
+    """One tomogram on its way to its results.
+
+    Attributes
+    ----------
+    path
+        The tomogram.
+    stem
+        What the names of its results begin with.
+    saved
+        Its results.
+    """
+
+    path: Path
+    stem: str
+    saved: Saved | None = None
+
+    @property
+    def statistics(self) -> tuple[LabelStatistics, ...]:
+        """One entry for each label of a finished run."""
+        return self.saved.statistics if self.saved else ()
+
+    def refuse(self, error: BaseException) -> None:
+        """Give up on the file."""
+        cause = next(leaves(error))
+        self.state = "failed" if self.job_id else "refused"
+        self.error = ErrorInfo.of(cause)
+        if not isinstance(cause, CryoMambaError):
+            log.debug("%s", self.path, exc_info=error)
+
+
+@frozen(kw_only=True)
+class Order:
+    """What is asked of the engine for every file.
+
+    Attributes
+    ----------
+    config
+        With any source.
+    kept
+        Names of the artifacts to save.
+    shares_files
+        Whether the engine opens our paths.
+    """
+
+    config: JobConfig
+    kept: Collection[str] | None
+    shares_files: bool
+
+    async def config_for(self, session: Session, run: FileRun, changed: Callable[[], None]) -> JobConfig:
+        """The configuration for a file, which is sent if the engine cannot open it."""
+        if self.shares_files:
+            source = Source(path=str(run.path.absolute()))
+        else:
+            run.state = "uploading"
+
+            def progress(done: int, total: int) -> None:
+                fraction = done / total if total else 1.0
+                run.take_progress(
+                    JobProgress(stage="uploading", done=done >> 20, total=total >> 20, unit="MiB", fraction=fraction)
+                )
+                changed()
+
+            source = Source(file_id=(await session.upload(run.path, on_progress=progress)).id)
+            run.progress = None
+        return evolve(self.config, source=source, label=run.path.name)
+
+
+async def plan_all(session: Session, order: Order, runs: Sequence[FileRun]) -> dict[FileRun, JobPlan]:
+    """What each file would cost; one that would be refused says so in its run."""
+    plans = {}
+    for run in runs:
+        if run.error is not None:
+            continue
+        try:
+            plans[run] = await session.plan(await order.config_for(session, run, lambda: None))
+        except (CryoMambaError, OSError, ExceptionGroup) as error:
+            run.refuse(error)
+    return plans
+
+
+async def segment_all(
+    session: Session,
+    order: Order,
+    runs: Sequence[FileRun],
+    folder: OutputFolder,
+    board: Board,
+    interruption: Interruption,
+) -> None:
+    """Queue every file, follow the jobs, save the results; whatever is wrong with one file stays with it.
+
+    When it is cancelled it cancels the jobs and waits for their end.
+    """
+    limiter = trio.CapacityLimiter(FOLLOWED)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.tick)
+            async with trio.open_nursery() as jobs:
+                for run in runs:
+                    if run.error is None and await _submit(session, order, run, board, interruption):
+                        jobs.start_soon(_finish, session, order, run, folder, board, limiter)
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        await _cancel_all(session, runs, board, interruption)
+        raise
+
+
+async def _submit(session: Session, order: Order, run: FileRun, board: Board, interruption: Interruption) -> bool:
+    """Queue a file; whether it was taken."""
+    try:
+        config = await order.config_for(session, run, lambda: board.changed(run))
+        with interruption.shielded():
+            run.take_record(await session.submit(config, idempotency_key=str(uuid.uuid4())))
+    except (CryoMambaError, OSError, ExceptionGroup) as error:
+        run.refuse(error)
+    board.changed(run)
+    return run.error is None
+
+
+async def _finish(
+    session: Session, order: Order, run: FileRun, folder: OutputFolder, board: Board, limiter: trio.CapacityLimiter
+) -> None:
+    try:
+        async with limiter:
+            record = await follow(session, run, board)
+            if record.state is JobState.COMPLETED:
+                run.state = "fetching"
+                run.saved = await fetch(session, record, folder, run.stem, order.kept)
+                run.result = in_a_few_words(run.statistics)
+                run.state = str(JobState.COMPLETED)
+            elif record.state is JobState.CANCELED:
+                run.error = ErrorInfo.of(
+                    JobWasCanceled("somebody canceled the job", hint=f"cryomamba jobs retry {record.id} runs it again")
+                )
+    except Exception as error:  # noqa: BLE001  # a cohort goes on without the file
+        run.refuse(error)
+    board.changed(run)
+
+
+async def _cancel_all(session: Session, runs: Sequence[FileRun], board: Board, interruption: Interruption) -> None:
+    """End the jobs that were queued and have not ended."""
+    begun = [run for run in runs if run.job_id and not run.ended]
+    with interruption.shielded():
+        if begun:
+            board.say(f"stopping {len(begun)} job{'s' if len(begun) > 1 else ''} …")
+        async with trio.open_nursery() as nursery:
+            for run in reversed(begun):
+                nursery.start_soon(_cancel, session, run)
+    for run in runs:
+        if not run.ended:
+            run.state = str(JobState.CANCELED)
+    if begun and all(run.ended for run in begun):
+        board.say("stopped")
+
+
+async def _cancel(session: Session, run: FileRun) -> None:
+    try:
+        run.take_record(await session.cancel(run.job_id))
+    except Exception as error:  # noqa: BLE001  # the other jobs are to be canceled all the same
+        log.warning("job %s could not be canceled: %s", run.job_id, error)

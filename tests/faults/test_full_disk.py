@@ -1,0 +1,101 @@
+"""A disk that is full: the job says so, nothing half-made stays, and the engine lives."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import trio
+from attrs import evolve
+from engines import OWNER, heard, make_host, make_settings, make_tomogram, steps
+
+from cryomamba_core.events import Completed
+from cryomamba_core.job_directory import JobDirectory
+from cryomamba_core.jobs import JobState
+from cryomamba_server.engine.engine import open_engine
+
+MIB = 1 << 20
+#: The labels of this volume, and their file, take 2 MiB each.
+SHAPE = (32, 256, 256)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 MiB in memory."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    try:
+        mounted = os.geteuid() == 0 and not subprocess.run(command, check=False, capture_output=True).returncode
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("only root can mount a small file system, and not everywhere")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def settings(small_disk):
+    return make_settings(small_disk / "data")
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    return make_tomogram(tmp_path / "a.npy", SHAPE)
+
+
+def fill(folder, *, leave):
+    """Take all space but `leave` bytes."""
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    ballast = folder / "ballast"
+    with ballast.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, free - leave)
+    return ballast
+
+
+async def queue(settings, tomogram, monkeypatch):
+    """Accept a job while there is room, by an engine that has no slot to run it."""
+    monkeypatch.setattr("cryomamba_server.engine.intake.SPARE_BYTES", 0)
+    idle = evolve(settings, devices=())
+    async with open_engine(make_host(idle), idle) as engine:
+        return (await engine.submit(steps(tomogram, depth=8), owner=OWNER)).id
+
+
+@pytest.mark.parametrize(
+    ("leave", "what"), [(MIB, "the labels"), (3 * MIB, "the artifact")], ids=["labels", "artifact"]
+)
+async def test_a_job_that_fills_the_disk_fails_by_that_name_and_works_when_there_is_room(
+    settings, tomogram, monkeypatch, small_disk, leave, what
+):
+    job_id = await queue(settings, tomogram, monkeypatch)
+    ballast = fill(small_disk, leave=leave)
+    async with open_engine(make_host(settings), settings) as engine:
+        [*_, last] = await heard(engine, job_id)
+        record = await engine.job(job_id, owner=OWNER)
+        assert (record.state, record.error.code) == (JobState.FAILED, "storage/full"), what
+        assert record.error.retryable
+        directory = JobDirectory(settings.jobs_dir / job_id)
+        assert not directory.labels_path.exists()
+        assert not list(directory.artifacts_path.iterdir())
+        assert not list(engine.storage.list("artifacts/"))
+
+        ballast.unlink()
+        await engine.retry(job_id, owner=OWNER)
+        assert isinstance((await heard(engine, job_id, after=last.seq))[-1], Completed)
+        labels = np.load(settings.data_dir / "artifacts" / job_id / "mask.npy")
+        np.testing.assert_array_equal(labels, np.load(tomogram) > 0)
+
+
+async def test_an_engine_whose_store_cannot_write_waits_for_room_and_loses_nothing(
+    settings, tomogram, monkeypatch, small_disk, caplog
+):
+    job_id = await queue(settings, tomogram, monkeypatch)
+    ballast = fill(small_disk, leave=0)
+    async with open_engine(make_host(settings), settings) as engine:
+        while "no job can be started" not in caplog.text:
+            await trio.sleep(0.01)
+        assert (await engine.job(job_id, owner=OWNER)).state is JobState.QUEUED
+        ballast.unlink()
+        assert isinstance((await heard(engine, job_id))[-1], Completed)
