@@ -153,10 +153,13 @@ def plugins(session: nox.Session) -> None:
     found = sorted(path.parent for path in Path("plugins").glob("*/pyproject.toml"))
     if not found:
         session.skip("there is no separately installable plugin yet")
-    session.install("build", ".[server]", *_group("test"))
+    session.install("build", "--editable", ".[server]", *_group("test"))
     for folder in found:
-        session.run("python", "-m", "build", "--wheel", "--outdir", str(folder / "dist"), str(folder), silent=True)
-        session.install(*(str(wheel) for wheel in (folder / "dist").glob("*.whl")))
+        wheels = Path(session.create_tmp()) / folder.name
+        shutil.rmtree(wheels, ignore_errors=True)
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(wheels), str(folder), silent=True)
+        session.install("--force-reinstall", "--no-deps", *map(str, wheels.glob("*.whl")))
+        session.install(*map(str, wheels.glob("*.whl")))
         _pytest(session, str(folder / "tests"))
 
 
@@ -181,4 +184,4 @@ def _require(session: nox.Session, *modules: str) -> None:
 def _tests_that_need_torch() -> list[str]:
     folder = Path("tests/backends/nnunet")
     elsewhere = (path for path in Path("tests").rglob("test_*.py") if folder not in path.parents)
-    return [str(folder), *sorted(str(path) for path in elsewhere if 'importorskip("torch")' in path.read_text())]
+    return [str(folder), *sorted(str(path) for path in elsewhere if 'importorskip("torch"' in path.read_text())]

@@ -28,6 +28,8 @@ from cryomamba_server.engine.engine import open_engine
 TESTS = Path(__file__).parent
 SHAPE = (6, 5, 4)
 OWNER = "ada"
+#: Seconds after which a test gives up waiting; nothing takes so long, even on a busy machine.
+DEADLINE = 120
 
 
 def make_settings(data_dir, **values):
@@ -59,14 +61,14 @@ def make_tomogram(path, shape=SHAPE, seed=3):
     return path
 
 
-def steps(tomogram, *, artifacts=None, **params):
+def steps(tomogram, *, artifacts=None, max_voxels=1_000_000, **params):
     """A job of the strangers' runner."""
     return JobConfig(
         source=Source(path=str(tomogram)),
         runner="steps",
         params=params,
         artifacts=artifacts,
-        preview=PreviewPolicy(interval_seconds=0),
+        preview=PreviewPolicy(interval_seconds=0, max_voxels=max_voxels),
     )
 
 
@@ -79,11 +81,12 @@ def open_gate(gate, *sections):
 async def heard(engine, job_id, *, after=0, until=lambda event: False):
     """Events of a job up to the first that `until` accepts, or to the end."""
     events = []
-    async with aclosing(engine.events(job_id, owner=None, after=after)) as stream:
-        async for event in stream:
-            events.append(event)
-            if until(event):
-                break
+    with trio.fail_after(DEADLINE):
+        async with aclosing(engine.events(job_id, owner=None, after=after)) as stream:
+            async for event in stream:
+                events.append(event)
+                if until(event):
+                    break
     return events
 
 

@@ -29,6 +29,12 @@ HELD_OUT_SEEDS: Final = (DEFAULT_SEED, 8, 9)
 VALIDATION_PHANTOMS: Final = 2
 FEATURES: Final = (8, 16, 32, 64)
 PATCH: Final = (64, 64, 64)
+PHASES: Final = ((17, 1.0), (27, 0.33))
+"""Epoch at which each phase ends, and the share of its patches that is centred on an object.
+
+Objects alone teach the network fastest what they look like, but also that they are everywhere: it then draws them too
+large. The second phase shows it how rare they are.
+"""
 
 
 def main() -> None:
@@ -52,12 +58,14 @@ def main() -> None:
         plan_and_preprocess(arguments.work_folder / "preprocessed" / DATASET)
     if arguments.step in ("all", "train"):
         started = time.monotonic()
-        results = train(
-            arguments.work_folder / "preprocessed" / DATASET,
-            epochs=arguments.epochs,
-            iterations=arguments.iterations,
-            resume=arguments.resume,
-        )
+        for epochs, foreground in PHASES[1:] if arguments.resume else PHASES:
+            results = train(
+                arguments.work_folder / "preprocessed" / DATASET,
+                epochs=epochs,
+                foreground=foreground,
+                iterations=arguments.iterations,
+                resume=(epochs, foreground) != PHASES[0],
+            )
         print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
         export_model(results, "checkpoint_final.pth", arguments.output)
     for seed in HELD_OUT_SEEDS if arguments.step in ("all", "train", "evaluate") else ():
@@ -149,12 +157,13 @@ def small_configuration(planned: dict[str, Any]) -> dict[str, Any]:
     }
     return planned | {
         "batch_size": 2,
+        "batch_dice": True,
         "patch_size": list(PATCH),
         "architecture": architecture | {"arch_kwargs": network},
     }
 
 
-def train(folder: Path, *, epochs: int, iterations: int, resume: bool) -> Path:
+def train(folder: Path, *, epochs: int, foreground: float, iterations: int, resume: bool) -> Path:
     """Train with the stock trainer and return its results folder.
 
     Settings are changed on the instance: the checkpoint names the base class, which any nnU-Net can load. No random
@@ -179,7 +188,7 @@ def train(folder: Path, *, epochs: int, iterations: int, resume: bool) -> Path:
     trainer.num_iterations_per_epoch = iterations
     trainer.num_val_iterations_per_epoch = 8
     trainer.save_every = 1
-    trainer.oversample_foreground_percent = 1.0
+    trainer.oversample_foreground_percent = foreground
     trainer.initial_lr = 3e-3
 
     def without_rotation() -> tuple[tuple[float, float], bool, tuple[int, ...], tuple[int, ...]]:
@@ -211,7 +220,9 @@ def train(folder: Path, *, epochs: int, iterations: int, resume: bool) -> Path:
 
     network.forward = reduced_precision
     if resume:
-        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+        folds = Path(trainer.output_folder)
+        newest = max(folds.glob("checkpoint_[fl]*.pth"), key=lambda path: path.stat().st_mtime)
+        trainer.load_checkpoint(str(newest))
     trainer.run_training()
     return Path(trainer.output_folder)
 
@@ -270,11 +281,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--phantoms", type=int, default=72, help="number of training phantoms, the last 2 for validation"
     )
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--iterations", type=int, default=50, help="training steps in an epoch")
+    parser.add_argument("--iterations", type=int, default=100, help="training steps in an epoch")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--step", choices=("all", "data", "plan", "train", "evaluate"), default="all")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the last phase from the newest checkpoint")
     return parser.parse_args()
 
 

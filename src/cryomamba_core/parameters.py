@@ -7,6 +7,7 @@ from it: names, types, defaults, help and choices.
 from __future__ import annotations
 
 import difflib
+import json
 import types
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -16,7 +17,7 @@ import attrs
 from attrs import frozen
 
 from cryomamba_core.errors import CryoMambaError, InvalidParameter
-from cryomamba_core.wire import to_plain
+from cryomamba_core.wire import dump_json
 
 _WORDS = {True: ("true", "yes", "on", "1"), False: ("false", "no", "off", "0")}
 
@@ -94,7 +95,7 @@ def parse_assignments(params_type: type[Any], assignments: Iterable[str]) -> dic
         raise InvalidParameter(
             " ".join(str(error.args[0] if error.args else error).split()), hint=_hint(known.values())
         ) from error
-    return {name: to_plain(value) for name, value in values.items()}
+    return {name: json.loads(dump_json(value)) for name, value in values.items()}
 
 
 def parse_untyped(assignments: Iterable[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -125,8 +125,8 @@ class PluginHost:
             Name of a distribution; plugins of others are not even imported.
         """
         host = cls(settings)
-        for entry in _entry_points(only):
-            host._load(entry)
+        for found in sorted(_installed(only), key=lambda found: (found.distribution != OURS, found.name)):
+            host._load(found)
         return host
 
     @property
@@ -147,8 +147,8 @@ class PluginHost:
         """Register a plugin, or leave it out whole and say why in the returned record."""
         record = PluginRecord(name=name, distribution=distribution, version=version)
         try:
-            provides = self._register(plugin, name)
-        except Exception as error:  # noqa: BLE001  # whatever a stranger raises must not take the host down
+            provides = self._register(plugin, f"{distribution}:{name}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # nothing of a stranger's takes the host down
             self._leave_out(record, error)
             return self._records[-1]
         self._records.append(PluginRecord(name=name, distribution=distribution, version=version, provides=provides))
@@ -203,19 +203,19 @@ class PluginHost:
         for implementation in self._pluggy.hook.cryomamba_job_changed.get_hookimpls():
             try:
                 implementation.function(*[record for _ in implementation.argnames])
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("plugin %s failed on a change of job %s", implementation.plugin_name, record.id)
 
-    def _load(self, entry: metadata.EntryPoint) -> None:
-        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else ("-", "-")
+    def _load(self, found: _Installed) -> None:
         try:
-            plugin = entry.load()
+            plugin = found.load()
         except BaseException as error:  # an import may even call sys.exit
             if isinstance(error, KeyboardInterrupt):
                 raise
-            self._leave_out(PluginRecord(name=entry.name, distribution=distribution, version=version), error)
+            record = PluginRecord(name=found.name, distribution=found.distribution, version=found.version)
+            self._leave_out(record, error)
             return
-        self.register(plugin, name=entry.name, distribution=distribution, version=version)
+        self.register(plugin, name=found.name, distribution=found.distribution, version=found.version)
 
     def _leave_out(self, record: PluginRecord, error: BaseException) -> None:
         reason = _reason(error)
@@ -229,14 +229,17 @@ class PluginHost:
         wanted = getattr(plugin, "cryomamba_api_version", hookspecs.API_VERSION)
         if wanted != hookspecs.API_VERSION:
             raise PluginFault(f"it was written for API version {wanted}, this is {hookspecs.API_VERSION}")
-        self._pluggy.register(plugin, name=name)
+        if self._pluggy.has_plugin(name):
+            raise PluginFault(f"a plugin called {name!r} is already registered")
         try:
+            self._pluggy.register(plugin, name=name)
             self._refuse_unknown_hooks(name)
             offers = list(self._offers(name))
             for registry, entry_name, entry in offers:
                 registry._add(entry_name, entry)
         except BaseException:
-            self._pluggy.unregister(name=name)
+            if self._pluggy.get_plugin(name) is plugin:  # pluggy keeps even what it refuses
+                self._pluggy.unregister(name=name)
             raise
         provides: dict[str, tuple[str, ...]] = {}
         for registry, entry_name, _ in offers:
@@ -249,7 +252,8 @@ class PluginHost:
         marked = {
             attribute for attribute in dir(plugin) if self._pluggy.parse_hookimpl_opts(plugin, attribute) is not None
         }
-        named = {attribute for attribute in dir(plugin) if attribute.startswith("cryomamba_register_")}
+        prefixes = ("cryomamba_register_", "cryomamba_job_")
+        named = {attribute for attribute in dir(plugin) if attribute.startswith(prefixes)}
         unknown = sorted((marked | named) - known)
         if unknown:
             raise PluginFault(f"there is no hook called {unknown[0]}")
@@ -269,6 +273,8 @@ class PluginHost:
             "cryomamba_register_commands": (self.commands, object),
         }
         offered: set[tuple[str, str]] = set()
+        artifacts = {exporter.artifact for exporter in self.exporters} | {"manifest.json"}
+        schemes = {scheme for transport in self.transports for scheme in transport.schemes}
         for hook, (registry, interface) in kinds.items():
             for entry in self._call(hook, name):
                 if not isinstance(entry, interface):
@@ -279,14 +285,16 @@ class PluginHost:
                 if entry_name in registry or (registry.kind, entry_name) in offered:
                     raise PluginFault(f"a {registry.kind} called {entry_name!r} is already registered")
                 if isinstance(entry, interfaces.Exporter):
-                    self._refuse_taken_artifact(entry)
+                    if entry.artifact in artifacts:
+                        raise PluginFault(f"an artifact called {entry.artifact!r} is already made")
+                    artifacts.add(entry.artifact)
+                if isinstance(entry, interfaces.Transport):
+                    if schemes.intersection(entry.schemes):
+                        taken = min(schemes.intersection(entry.schemes))
+                        raise PluginFault(f"addresses that start with '{taken}:' are already spoken for")
+                    schemes.update(entry.schemes)
                 offered.add((registry.kind, entry_name))
                 yield registry, entry_name, entry
-
-    def _refuse_taken_artifact(self, exporter: interfaces.Exporter) -> None:
-        taken = {known.artifact for known in self.exporters} | {"manifest.json"}
-        if exporter.artifact in taken:
-            raise PluginFault(f"an artifact called {exporter.artifact!r} is already made")
 
     def _call(self, hook: str, name: str) -> list[Any]:
         entries: list[Any] = []
@@ -297,10 +305,52 @@ class PluginHost:
         return entries
 
 
-def _entry_points(only: str | None) -> Iterable[metadata.EntryPoint]:
-    found = metadata.entry_points(group=hookspecs.PROJECT)
-    wanted = (entry for entry in found if only is None or (entry.dist is not None and entry.dist.name == only))
-    return sorted(wanted, key=lambda entry: (entry.dist is None or entry.dist.name != OURS, entry.name))
+@frozen(kw_only=True)
+class _Installed:
+    """An entry point, or what is known of one that cannot be read."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], object]
+
+
+def _installed(only: str | None) -> Iterator[_Installed]:
+    """Entry points of every distribution; one whose metadata is damaged does not hide the others."""
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+        except (OSError, ValueError):
+            continue
+        if f"[{hookspecs.PROJECT}]" not in text:
+            continue
+        name, version = _identity(distribution)
+        if name in seen or only not in (None, name):
+            continue
+        seen.add(name)
+        try:
+            entries = [(entry.name, entry.load) for entry in distribution.entry_points.select(group=hookspecs.PROJECT)]
+        except Exception as error:  # noqa: BLE001  # the standard library raises whatever the damage leads to
+            entries = [("?", _raising(PluginFault(f"its entry points cannot be read: {error}")))]
+        for entry_name, load in entries:
+            yield _Installed(name=entry_name, distribution=name, version=version, load=load)
+
+
+def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
+    try:
+        name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+    except Exception:  # noqa: BLE001  # as above
+        name, version = None, None
+    folder = Path(str(distribution.locate_file(getattr(distribution, "_path", "?"))))
+    return name or folder.name.partition("-")[0], version or "?"
+
+
+def _raising(error: Exception) -> Callable[[], object]:
+    def load() -> object:
+        raise error
+
+    return load
 
 
 def _reason(error: BaseException) -> str:

@@ -7,7 +7,6 @@ import pytest
 import trio
 
 from cryomamba_core.job_directory import JobDirectory
-from cryomamba_core.jobs import JobState
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +58,9 @@ def until(settings):
 
     async def wait(job_id, condition):
         directory = JobDirectory(settings.jobs_dir / job_id)
-        while not any(condition(event) for event, _ in directory.events()):
-            await trio.sleep(0.01)
+        with trio.fail_after(engines.DEADLINE):
+            while not any(condition(event) for event, _ in directory.events()):
+                await trio.sleep(0.01)
 
     return wait
 
@@ -70,10 +70,8 @@ def no_worker(settings):
     """Waits until no worker is left."""
 
     async def wait():
-        while engines.workers_of(settings.data_dir):
-            await trio.sleep(0.01)
+        with trio.fail_after(engines.DEADLINE):
+            while engines.workers_of(settings.data_dir):
+                await trio.sleep(0.01)
 
     return wait
-
-
-ACTIVE = (JobState.RUNNING, JobState.PREVIEWING)

@@ -3,12 +3,14 @@
 import os
 import subprocess
 
+import mrcfile
 import numpy as np
 import pytest
 import trio
 from attrs import evolve
-from engines import OWNER, heard, make_host, make_settings, make_tomogram, steps
+from engines import DEADLINE, OWNER, heard, make_host, make_settings, make_tomogram, steps
 
+from cryomamba_backends.formats.mrc import plugin as mrc
 from cryomamba_core.events import Completed
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.jobs import JobState
@@ -55,26 +57,28 @@ def fill(folder, *, leave):
     return ballast
 
 
-async def queue(settings, tomogram, monkeypatch):
+async def queue(settings, tomogram, monkeypatch, *, max_voxels=1000):
     """Accept a job while there is room, by an engine that has no slot to run it."""
     monkeypatch.setattr("cryomamba_server.engine.intake.SPARE_BYTES", 0)
     idle = evolve(settings, devices=())
-    async with open_engine(make_host(idle), idle) as engine:
-        return (await engine.submit(steps(tomogram, depth=8), owner=OWNER)).id
+    async with open_engine(make_host(idle, mrc), idle) as engine:
+        return (
+            await engine.submit(steps(tomogram, artifacts=("mask.mrc",), depth=8, max_voxels=max_voxels), owner=OWNER)
+        ).id
 
 
 @pytest.mark.parametrize(
-    ("leave", "what"), [(MIB, "the labels"), (3 * MIB, "the artifact")], ids=["labels", "artifact"]
+    ("leave", "max_voxels"), [(MIB, 1000), (3 * MIB, 1000), (3 * MIB, 1 << 30)], ids=["labels", "artifact", "preview"]
 )
 async def test_a_job_that_fills_the_disk_fails_by_that_name_and_works_when_there_is_room(
-    settings, tomogram, monkeypatch, small_disk, leave, what
+    settings, tomogram, monkeypatch, small_disk, leave, max_voxels
 ):
-    job_id = await queue(settings, tomogram, monkeypatch)
+    job_id = await queue(settings, tomogram, monkeypatch, max_voxels=max_voxels)
     ballast = fill(small_disk, leave=leave)
-    async with open_engine(make_host(settings), settings) as engine:
+    async with open_engine(make_host(settings, mrc), settings) as engine:
         [*_, last] = await heard(engine, job_id)
         record = await engine.job(job_id, owner=OWNER)
-        assert (record.state, record.error.code) == (JobState.FAILED, "storage/full"), what
+        assert (record.state, record.error.code) == (JobState.FAILED, "storage/full")
         assert record.error.retryable
         directory = JobDirectory(settings.jobs_dir / job_id)
         assert not directory.labels_path.exists()
@@ -84,8 +88,8 @@ async def test_a_job_that_fills_the_disk_fails_by_that_name_and_works_when_there
         ballast.unlink()
         await engine.retry(job_id, owner=OWNER)
         assert isinstance((await heard(engine, job_id, after=last.seq))[-1], Completed)
-        labels = np.load(settings.data_dir / "artifacts" / job_id / "mask.npy")
-        np.testing.assert_array_equal(labels, np.load(tomogram) > 0)
+        with mrcfile.open(settings.data_dir / "artifacts" / job_id / "mask.mrc") as mask:
+            np.testing.assert_array_equal(mask.data, np.load(tomogram) > 0)
 
 
 async def test_an_engine_whose_store_cannot_write_waits_for_room_and_loses_nothing(
@@ -93,9 +97,10 @@ async def test_an_engine_whose_store_cannot_write_waits_for_room_and_loses_nothi
 ):
     job_id = await queue(settings, tomogram, monkeypatch)
     ballast = fill(small_disk, leave=0)
-    async with open_engine(make_host(settings), settings) as engine:
-        while "no job can be started" not in caplog.text:
-            await trio.sleep(0.01)
+    async with open_engine(make_host(settings, mrc), settings) as engine:
+        with trio.fail_after(DEADLINE):
+            while "no job can be started" not in caplog.text:
+                await trio.sleep(0.01)
         assert (await engine.job(job_id, owner=OWNER)).state is JobState.QUEUED
         ballast.unlink()
         assert isinstance((await heard(engine, job_id))[-1], Completed)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import trio
-from engines import OWNER, heard, make_host, open_gate, steps, workers_of
+from engines import DEADLINE, OWNER, heard, make_host, open_gate, steps, workers_of
 
+from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.events import Completed, Failed, PreviewReady, StateChanged
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.jobs import JobState
@@ -27,6 +28,14 @@ def stored(settings, job_id):
         return store.job(job_id)
     finally:
         store.close()
+
+
+def begun(settings, job_id):
+    """The attempt whose job directory is ready; 0 before the first."""
+    try:
+        return JobDirectory(settings.jobs_dir / job_id).spec().attempt
+    except StorageDamaged:
+        return 0
 
 
 def assert_completed_once(settings, tomogram, events, record, *, attempt):
@@ -99,8 +108,9 @@ async def test_when_both_are_killed_too_often_the_job_fails_as_soon_as_an_engine
     for attempt in range(1, settings.max_attempts + 1):
         process = engine_process()
         job_id = job_id or process.submit(steps(tomogram, gate=str(gate), resumes=False))
-        while stored(settings, job_id).attempt != attempt:
-            await trio.sleep(0.01)
+        with trio.fail_after(DEADLINE):
+            while begun(settings, job_id) != attempt:
+                await trio.sleep(0.01)
         await until(job_id, is_preview)
         process.kill()
         for worker in workers_of(settings.data_dir):
@@ -149,6 +159,20 @@ async def test_an_engine_that_is_killed_before_it_recorded_its_worker_does_not_g
         assert [process.pid for process in workers_of(settings.data_dir)] == [worker.pid]
         assert (await engine.cancel(job_id, owner=OWNER)).state is JobState.CANCELED
         assert not workers_of(settings.data_dir)
+
+
+async def test_an_engine_that_did_not_look_for_the_worker_would_start_a_second_one(
+    settings, tomogram, gate, engine_process, monkeypatch
+):
+    async def look_for_nothing(_):
+        return False
+
+    monkeypatch.setattr("cryomamba_server.engine.supervision.Supervision._find", look_for_nothing)
+    first = engine_process(die_at="cryomamba_server.engine.store:JobStore.set_handle")
+    first.submit(steps(tomogram, gate=str(gate)))
+    first.wait()
+    async with open_engine(make_host(settings), settings):
+        assert len(workers_of(settings.data_dir)) == 2
 
 
 async def test_an_order_to_cancel_survives_the_engine_that_took_it(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -50,3 +52,26 @@ def test_the_versions_of_the_constraints_are_allowed_by_the_project_file():
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     for requirement in groups["judge"]:
         assert requirement in constraints
+
+
+#: Import name → distribution, where they differ.
+DISTRIBUTIONS = {
+    "dynamic_network_architectures": "dynamic-network-architectures",
+    "nrrd": "pynrrd",
+    "rich_click": "rich-click",
+    "typed_settings": "typed-settings",
+    "uuid_utils": "uuid-utils",
+}
+#: For plugin authors, who have it already; and what pip and click bring with them.
+UNDECLARED = {"pytest", "click"}
+
+
+def test_everything_that_is_imported_is_declared():
+    declared = names([*PROJECT["dependencies"], *EXTRAS["server"], *EXTRAS["nnunet"]])
+    own = {"cryomamba_backends", "cryomamba_core", "cryomamba_server"}
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            foreign = {name.split(".")[0] for name in found} - own - UNDECLARED - sys.stdlib_module_names
+            assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= declared, file.relative_to(ROOT)

@@ -32,8 +32,8 @@ def imports_at_module_level(tree: ast.Module) -> Iterator[str]:
             yield (statement.module or "").split(".")[0]
         elif isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
             waiting += statement.orelse
-        elif isinstance(statement, ast.If | ast.Try | ast.With | ast.ClassDef):
-            waiting += [child for child in ast.walk(statement) if isinstance(child, ast.Import | ast.ImportFrom)]
+        elif not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=by_name)

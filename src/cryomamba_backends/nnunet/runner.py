@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +148,7 @@ class NNUNetRunner(ModelRunner):
         axis = recipe.transpose[0]
         resumed = context.final_rows if axis == 0 else 0
         labels = _Blocks(volume.grid.shape, axis, box, label_dtype(max(recipe.labels.names)))
-        yield from labels.background(resumed, box.start[axis])
+        yield from labels.background(resumed, box.start[axis], on_block=context.checkpoint)
         first_row = max(0, resumed - box.start[axis])
         grid = TileGrid.over(_to_model(box.shape, recipe.transpose), recipe.patch, params.step)
         if first_row < grid.extent[0]:
@@ -163,8 +163,10 @@ class NNUNetRunner(ModelRunner):
                 context=context,
             )
             for row, piece in sweep.labels(first_row):
+                context.checkpoint()
                 yield labels.block(row, np.transpose(piece, np.argsort(recipe.transpose)))
-        yield from labels.background(max(resumed, box.stop[axis]), volume.grid.shape[axis])
+        after = max(resumed, box.stop[axis])
+        yield from labels.background(after, volume.grid.shape[axis], on_block=context.checkpoint)
 
     def _installed(self) -> Iterator[InstalledModel]:
         return installed_models(BUNDLED, self._settings.models_dir)
@@ -190,11 +192,12 @@ class _Blocks:
     def __init__(self, shape: Index3, axis: int, box: Region, dtype: np.dtype[Any]) -> None:
         self._shape, self._axis, self._box, self._dtype = shape, axis, box, dtype
 
-    def background(self, first: int, last: int) -> Iterator[LabelBlock]:
+    def background(self, first: int, last: int, *, on_block: Callable[[], None]) -> Iterator[LabelBlock]:
         """Blocks of background from `first` to `last` along the axis of the sweep."""
         turned = to_index((self._shape[self._axis], *(n for i, n in enumerate(self._shape) if i != self._axis)))
         depth = slab_depth(turned, voxels=BLOCK_VOXELS)
         for start in range(first, last, depth):
+            on_block()
             region = self._region(start, min(start + depth, last))
             yield LabelBlock(region=region, labels=np.zeros(region.shape, self._dtype))
 

@@ -40,7 +40,7 @@ def spacing_unit(value: str) -> SpacingUnit:
     """
     for unit in get_args(SpacingUnit):
         if value == unit:
-            return unit  # type: ignore[no-any-return]
+            return unit  # type: ignore[no-any-return]  # get_args has no types
     raise InvalidParameter(
         f"spacing_unit {value!r} is not known", hint=f"choose one of: {', '.join(get_args(SpacingUnit))}"
     )

@@ -153,7 +153,7 @@ def numpy_adds_as_expected() -> bool:
         Region(start=(0, 1, 0), stop=(30, 66, 90)),
     ):
         view = array[box.slices]
-        found = moments(lambda view=view: iter([np.ascontiguousarray(view)]), box, to_index(array.shape))  # type: ignore[misc]
+        found = moments(lambda view=view: iter([np.ascontiguousarray(view)]), box, to_index(array.shape))  # type: ignore[misc]  # no types for it
         if found.mean != view.mean() or found.standard_deviation != view.std():
             return False
     return True

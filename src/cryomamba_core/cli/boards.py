@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import trio
 
 from cryomamba_core.cli import wording
-from cryomamba_core.cli.tables import STATE_STYLES
+from cryomamba_core.cli.tables import STATE_STYLES, state_text
 from cryomamba_core.jobs import JobState
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -71,7 +71,8 @@ class LineBoard(Board):
         state, step, shown = self._told.get(row, ("waiting", -1, -1))
         new_step, covered = int(row.fraction / STEP + 1e-9), int(row.covered / STEP + 1e-9)
         if row.state != state:
-            self._line(row, self._state(row))
+            if row.state != JobState.PREVIEWING:
+                self._line(row, self._state(row))
             if not row.active:
                 new_step = covered = -1
         elif row.active and row.progress is not None and new_step > step:
@@ -98,7 +99,7 @@ class LineBoard(Board):
 
     def _state(self, row: Row) -> str:
         if row.error is not None:
-            return f"{row.state}: {row.error.message} [{row.error.code}]"
+            return f"{row.state} [{row.error.code}]"
         if row.state == JobState.QUEUED:
             return f"queued as job {row.job_id}"
         if row.state == JobState.COMPLETED:
@@ -144,10 +145,10 @@ class LiveBoard(Board):
 
         shown, hidden = choose_rows(self._rows, max(1, self._console.size.height - _MARGIN))
         table = Table.grid(padding=(0, 2, 0, 0))
-        for _ in range(6):
+        for _ in range(3):
             table.add_column(no_wrap=True, overflow="ellipsis")
         for row in shown:
-            table.add_row(*_cells(row))
+            table.add_row(Text(row.name, overflow="ellipsis"), state_text(row.state), _rest(row))
         whole = Table.grid()
         whole.add_row(table)
         if hidden:
@@ -178,29 +179,29 @@ def choose_rows(rows: Sequence[Row], room: int) -> tuple[list[Row], int]:
     return [row for _, row in kept], len(rows) - len(kept)
 
 
-def _cells(row: Row) -> list[Any]:
+def _rest(row: Row) -> RenderableType:
+    """What stands beside name and state."""
     from rich.progress_bar import ProgressBar
+    from rich.table import Table
     from rich.text import Text
 
-    from cryomamba_core.cli.tables import state_text
-
-    name = Text(row.name, overflow="ellipsis")
     if row.error is not None:
-        return [name, state_text(row.state), Text(row.error.message, style="red", overflow="ellipsis")]
+        return Text(row.error.message, style="red", overflow="ellipsis")
     if row.state == JobState.COMPLETED:
-        return [name, state_text(row.state), Text(row.result, style="dim"), "", wording.duration(row.seconds)]
+        return Text(f"{wording.duration(row.seconds)}  {row.result}", style="dim", overflow="ellipsis")
     if not row.active:
-        return [name, state_text(row.state), Text(row.stage, style="dim")]
-    bar = ProgressBar(total=1.0, completed=row.fraction, width=_BAR_WIDTH)
-    left = f"{wording.duration(row.seconds_left)} left" if row.seconds_left is not None else ""
-    return [
-        name,
-        state_text(row.state),
-        bar,
-        f"{wording.percent(row.fraction):>5}",
-        Text.assemble(row.stage, (f"  {left}" if left else "", "cyan")),
-        Text(row.preview_text, style="dim"),
-    ]
+        return Text(row.stage, style="dim")
+    words = Text(row.stage, overflow="ellipsis")
+    if row.seconds_left is not None:
+        words.append(f"  {wording.duration(row.seconds_left)} left", style="cyan")
+    if row.preview_text:
+        words.append(f"  {row.preview_text}", style="dim")
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=_BAR_WIDTH)
+    grid.add_column(width=len("100 %"), justify="right")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_row(ProgressBar(total=1.0, completed=row.fraction, width=_BAR_WIDTH), wording.percent(row.fraction), words)
+    return grid
 
 
 def _tally(rows: Sequence[Row]) -> Text:

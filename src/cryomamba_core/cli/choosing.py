@@ -81,7 +81,7 @@ def find_model(known: Sequence[ModelInfo], name: str | None, runner: str | None)
         hint = f"add --model, one of: {_listed(offered)}"
         raise UnknownModel(f"runner {runner} has {'several models' if found else 'no model'}", hint=hint)
     near = difflib.get_close_matches(name, [info.name for info in offered], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {_listed(offered)}"
+    hint = f"did you mean {near[0]}?" if near else f"there are: {_listed(offered)};"
     raise UnknownModel(
         f"no model is called {name!r}", hint=f"{hint} add one with: cryomamba models install FOLDER --name NAME"
     )

@@ -8,7 +8,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from cryomamba_core.cli.options import json_option
-from cryomamba_core.cli.state import CliState
+from cryomamba_core.cli.state import CliState, hushed
 
 if TYPE_CHECKING:
     from cryomamba_core.cli.diagnosis import Finding
@@ -22,13 +22,11 @@ def doctor(state: CliState, *, as_json: bool) -> None:
 
     The exit status is 0 if an nnU-Net model can segment a tomogram on this machine, else 1.
     """
-    import logging
-
     from cryomamba_core.cli.diagnosis import examine
     from cryomamba_core.wire import to_plain
 
-    logging.getLogger("cryomamba_core.plugins").setLevel(logging.ERROR)  # what it would warn of is among the findings
-    findings = examine(state)
+    with hushed("cryomamba_core.plugins"):
+        findings = examine(state)
     ready = all(finding.state != "problem" for finding in findings)
     if as_json:
         state.print_json({"ready": ready, "findings": [to_plain(finding) for finding in findings]})

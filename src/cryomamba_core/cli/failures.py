@@ -116,14 +116,19 @@ def show_error(console: Console, info: ErrorInfo, *, subject: str = "") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
     said = Text(f"{subject}: " if subject else "").append(info.message).append(f"  [{info.code}]", style="dim")
-    grid.add_row(Text("error:", style="bold red"), said)
+    lines = [(Text("error:", style="bold red"), said)]
     if info.hint:
-        grid.add_row(Text("hint:", style="cyan"), Text(info.hint))
-    console.print(grid)
+        lines.append((Text("hint: ", style="cyan"), Text(info.hint)))
+    for heading, text in lines:
+        if console.is_terminal:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            grid.add_row(heading, text)
+            console.print(grid)
+        else:
+            console.print(Text.assemble(heading, " ", text))
 
 
 def print_json(value: Any) -> None:
@@ -152,7 +157,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _say_interrupted(error: Interrupted, *, as_json: bool) -> int:
-    info = ErrorInfo(code="interrupted", message=f"stopped by {error.signal.name}")
+    info = ErrorInfo(code="interrupted", message=f"interrupted by {error.signal.name}")
     if as_json:
         emit(info, as_json=True)
     else:

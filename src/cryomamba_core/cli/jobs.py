@@ -245,11 +245,12 @@ def _show(state: CliState, record: JobRecord) -> None:
     from cryomamba_core.cli import wording
     from cryomamba_core.cli.failures import show_error
     from cryomamba_core.cli.tables import new_form, state_text
+    from cryomamba_core.parameters import format_value
 
     config = record.config
     state.out.print(Text.assemble((record.config.label or "job", "bold"), "  ", state_text(record.state)))
     form = new_form()
-    params = ", ".join(f"{name}={value}" for name, value in config.params.items())
+    params = "  ".join(f"{name}={format_value(value)}" for name, value in config.params.items())
     facts = {
         "id": record.id,
         "source": config.source.path or f"uploaded file {config.source.file_id}",

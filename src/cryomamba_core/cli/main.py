@@ -42,6 +42,17 @@ class Commands(click.RichGroup):
             ctx.meta[__name__] = {name: command for name, command in glance().items() if name not in self.commands}
         return [*super().list_commands(ctx), *sorted(ctx.meta[__name__])]
 
+    def format_epilog(self, ctx: click.Context, formatter: Any) -> None:
+        """The exit codes."""
+        from rich.padding import Padding
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        table.add_row("Exit codes")
+        for code, meaning in EXIT_CODES.items():
+            table.add_row(f"{code:>5}", meaning)
+        formatter.write(Padding(table, (1, 1, 0, 1)))
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of ours, else a plugin's."""
         own = super().get_command(ctx, cmd_name)
@@ -80,14 +91,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-def _exit_codes() -> str:
-    return "\b\nExit codes\n" + "\n".join(f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items())
-
-
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_exit_codes(),
 )
 @click.option(
     "--data-dir",
@@ -150,6 +156,8 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except Exit as error:
         return error.exit_code
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from cryomamba_core.cli.options import json_option
-from cryomamba_core.cli.state import CliState
+from cryomamba_core.cli.state import CliState, hushed
 
 if TYPE_CHECKING:
     from cryomamba_core.plugins import PluginRecord
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def plugins(state: CliState, *, as_json: bool) -> None:
     """Show what is installed, what it provides, and what was left out and why."""
-    logging.getLogger("cryomamba_core.plugins").setLevel(logging.ERROR)  # what it would warn of is the answer here
-    records = state.host.plugins
+    with hushed("cryomamba_core.plugins"):
+        records = state.host.plugins
     if as_json:
         from cryomamba_core.wire import to_plain
 

@@ -99,7 +99,7 @@ def write_summary(path: Path, runs: Sequence[FileRun]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["file", "state", "job_id", "error_code", "message", "seconds"]
-        + [f"{label} {measure}" for label in labels for measure in measures]
+        + [f"{label}_{measure}" for label in labels for measure in measures]
     )
     for run in runs:
         known = {entry.name: entry for entry in run.statistics}

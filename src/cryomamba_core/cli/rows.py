@@ -87,8 +87,10 @@ class Row:
         """What is being done, e.g. ``segmenting 98/245 tiles``."""
         if self.state == JobState.QUEUED and self.position:
             return f"after {wording.plural(self.position, 'job')}"
-        if not self.active or self.progress is None:
+        if not self.active:
             return ""
+        if self.progress is None:
+            return "starting" if self.state == JobState.RUNNING else ""
         progress = self.progress
         counted = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
         return f"{progress.stage}{counted}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, evolve, frozen
 
+from cryomamba_core.cli import wording
 from cryomamba_core.cli.boards import Board
 from cryomamba_core.cli.failures import leaves
 from cryomamba_core.cli.interruption import Interruption
@@ -174,17 +175,22 @@ async def _finish(
 async def _cancel_all(session: Session, runs: Sequence[FileRun], board: Board, interruption: Interruption) -> None:
     """End the jobs that were queued and have not ended."""
     begun = [run for run in runs if run.job_id and not run.ended]
+    if begun:
+        board.say(f"stopping {wording.plural(len(begun), 'job')} …")
     with interruption.shielded():
-        if begun:
-            board.say(f"stopping {len(begun)} job{'s' if len(begun) > 1 else ''} …")
         async with trio.open_nursery() as nursery:
-            for run in reversed(begun):
-                nursery.start_soon(_cancel, session, run)
+            nursery.start_soon(board.tick)
+            async with trio.open_nursery() as cancels:
+                for run in reversed(begun):
+                    run.state = "stopping"
+                    cancels.start_soon(_cancel, session, run)
+            nursery.cancel_scope.cancel()
+    stopped = sum(run.state == JobState.CANCELED for run in begun)
+    if begun:
+        board.say(f"{wording.plural(stopped, 'job')} canceled")
     for run in runs:
         if not run.ended:
             run.state = str(JobState.CANCELED)
-    if begun and all(run.ended for run in begun):
-        board.say("stopped")
 
 
 async def _cancel(session: Session, run: FileRun) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,10 +132,27 @@ def make_console(*, stderr: bool) -> Console:
     """A console that shows text as it is: no markup, no emoji, no guessing of colours."""
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    class WholeConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to `main`; rich would exit on its own."""
+            raise BrokenPipeError
+
+    console = WholeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
+
+
+@contextmanager
+def hushed(logger: str) -> Iterator[None]:
+    """Keep the warnings of a logger to itself, where the command is about to say the same."""
+    quiet = logging.getLogger(logger)
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        quiet.setLevel(level)
 
 
 class WarningsOnStderr(logging.Handler):

@@ -18,6 +18,7 @@ STATE_STYLES = {
     "running": "cyan",
     "previewing": "cyan",
     "fetching": "cyan",
+    "stopping": "yellow",
     "uploading": "cyan",
     "queued": "dim",
     "waiting": "dim",

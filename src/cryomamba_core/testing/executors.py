@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import psutil
 import pytest
@@ -218,6 +217,8 @@ def make_job(settings: Settings, *, shape: tuple[int, int, int], voxels: bool) -
     voxels
         Whether the file holds random voxels; else it is a hole of the right size behind a header.
     """
+    import mrcfile
+
     folder = settings.jobs_dir / f"job-{'x'.join(map(str, shape))}"
     folder.mkdir(parents=True)
     path = folder.parent / f"{folder.name}.mrc"

@@ -11,6 +11,7 @@ Whatever moment the engine is killed at, the store and the job directory say wha
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import trio
 from attrs import frozen
 
-from cryomamba_core.errors import CryoMambaError, ErrorInfo, StorageError, WorkerDied
+from cryomamba_core.errors import CryoMambaError, ErrorInfo, StorageError, StorageFull, WorkerDied
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress
 from cryomamba_core.interfaces import Executor, Resources, Storage, WorkerExit, WorkerHandle
 from cryomamba_core.job_directory import JobDirectory, JobSpec
@@ -41,6 +42,8 @@ WAIT_SECONDS = 1.0
 CANCEL_GRACE = 15.0
 #: Seconds between asking a worker to end and forcing it.
 KILL_GRACE = 5.0
+#: A disk with less room than this cannot have taken a worker's last words.
+FULL_BYTES = 64 << 10
 #: How much of ``worker.log`` is quoted when a worker has died: lines, and characters.
 LAST_LINES, LAST_CHARACTERS = 3, 400
 
@@ -287,6 +290,8 @@ class Supervision:
 
     async def _lose_worker(self) -> JobRecord | None:
         await self._stop_worker()
+        if await trio.to_thread.run_sync(self._is_full):
+            return await self._run_out_of_space()
         attempt, before = self._work.record.attempt, self._work.attempts_before
         most = self._settings.max_attempts
         how = self._lost or (self._exit.reason if self._exit else "") or "it ended"
@@ -302,6 +307,19 @@ class Supervision:
         if record is not None and record.state is JobState.CANCELED:
             await trio.to_thread.run_sync(clear, self._directory)
         return record
+
+    def _is_full(self) -> bool:
+        return shutil.disk_usage(self._directory.path).free < FULL_BYTES
+
+    async def _run_out_of_space(self) -> JobRecord | None:
+        """Fail a job whose worker could not even say that the disk is full; the store needs room to say it."""
+        await trio.to_thread.run_sync(clear, self._directory)
+        error = StorageFull(
+            f"the disk of {self._directory.path} is full, and the worker was lost", hint="free some space, then retry"
+        )
+        return await self._ledger.persist(
+            self._ledger.store.fail, self._work.id, self._work.record.attempt, ErrorInfo.of(error)
+        )
 
     async def _give_up(self, error: BaseException) -> None:
         """End a job whose supervision met an error: no worker may go on with it."""

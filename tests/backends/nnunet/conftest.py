@@ -1,4 +1,4 @@
-"""A judge (stock nnU-Net), volumes in memory, and ways to make models for it."""
+"""A judge (stock nnU-Net), and ways to make volumes and models for it."""
 
 from __future__ import annotations
 
@@ -13,69 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attrs import evolve, frozen
+from attrs import frozen
 
-from cryomamba_core.geometry import Region, VoxelGrid
-from cryomamba_core.interfaces import JobCanceled, RunContext
+from cryomamba_core.geometry import Region
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.settings import Settings
-from cryomamba_core.volumes import IntensityStatistics, Volume
+from cryomamba_core.testing.contexts import RecordingContext
+from cryomamba_core.testing.volumes import ArrayVolume
 
 torch = pytest.importorskip("torch", reason="nnU-Net models need PyTorch")
 
 from cryomamba_backends.nnunet.params import NNUNetParams  # noqa: E402
 from cryomamba_backends.nnunet.runner import NNUNetRunner  # noqa: E402
 
-THREADS = 2
-
-
-class ArrayVolume(Volume):
-    """A volume in memory that counts what is read of it."""
-
-    def __init__(self, array: np.ndarray, voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
-        self.array = array
-        self.largest_read = 0
-        self._grid = VoxelGrid(shape=array.shape, voxel_size=voxel_size)
-
-    @property
-    def grid(self) -> VoxelGrid:
-        return self._grid
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def read(self, region: Region) -> np.ndarray:
-        self.largest_read = max(self.largest_read, region.size)
-        return self.array[region.slices].copy(order="C")
-
-
-class Context(RunContext):
-    """Keeps what the runner says; cancels at a checkpoint of choice."""
-
-    def __init__(self, model: ModelInfo, *, final_rows: int = 0, cancel_at: int | None = None) -> None:
-        self._model, self._final_rows, self._cancel_at = model, final_rows, cancel_at
-        self.checkpoints = 0
-        self.reports: list[tuple[int, int, str]] = []
-        self.notes: list[str] = []
-
-    model = property(lambda self: self._model)  # type: ignore[assignment]
-    device = property(lambda self: "cpu")  # type: ignore[assignment]
-    final_rows = property(lambda self: self._final_rows)  # type: ignore[assignment]
-    intensity = property(  # type: ignore[assignment]
-        lambda self: IntensityStatistics(minimum=0, maximum=1, mean=0.5, standard_deviation=0.1)
-    )
-
-    def checkpoint(self) -> None:
-        self.checkpoints += 1
-        if self._cancel_at is not None and self.checkpoints >= self._cancel_at:
-            raise JobCanceled
-
-    def report(self, done: int, total: int, unit: str) -> None:
-        self.reports.append((done, total, unit))
-
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
+#: More would wait for each other where tests of several parts share the cores.
+THREADS = 1
 
 
 @frozen
@@ -84,22 +36,12 @@ class Answer:
 
     labels: np.ndarray
     blocks: list[Region]
-    context: Context
+    context: RecordingContext
 
 
 @pytest.fixture
 def runner(tmp_path: Path) -> NNUNetRunner:
     return NNUNetRunner(Settings(data_dir=tmp_path / "data", threads=THREADS))
-
-
-@pytest.fixture(scope="session")
-def make_context() -> type[Context]:
-    return Context
-
-
-@pytest.fixture(scope="session")
-def make_volume() -> type[ArrayVolume]:
-    return ArrayVolume
 
 
 @pytest.fixture(scope="session")
@@ -115,8 +57,8 @@ def answer_of() -> Callable[..., Answer]:
         voxel_size: tuple[float, float, float] | None = None,
         **params: Any,
     ) -> Answer:
-        context = Context(model, final_rows=final_rows)
-        volume = ArrayVolume(array, voxel_size or model.voxel_size or (1.0, 1.0, 1.0))
+        volume = ArrayVolume(array, voxel_size=voxel_size or model.voxel_size or (1.0, 1.0, 1.0))
+        context = RecordingContext(model, volume, final_rows=final_rows)
         labels = np.full(array.shape, 255, np.uint8)
         times = np.zeros(array.shape, np.uint8)
         blocks = []
@@ -264,6 +206,3 @@ def as_trained_folder(tmp_path: Path) -> Callable[[Path], Path]:
         return folder
 
     return write
-
-
-__all__ = ["Answer", "ArrayVolume", "Context", "evolve"]

@@ -2,72 +2,117 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
-SHAPES = {"even": (80, 96, 72), "odd": (71, 83, 97), "smaller than a tile": (40, 90, 64)}
+from cryomamba_backends.nnunet.runner import BUNDLED
+
+DEMO = "cryomamba-demo"
+
+BORDERS = {
+    "plain": ((0, 0), (0, 0), (0, 0)),
+    "all sides": ((3, 4), (2, 1), (5, 2)),
+    "Y and X": ((0, 0), (3, 2), (1, 4)),
+}
+
+#: For tiles of 64 voxels; the demo model has them too.
+SHAPES = {"even": (80, 64, 72), "odd": (71, 83, 57), "smaller than a tile": (40, 90, 64)}
+
+#: For tiles of 32 voxels, of which all eight mirror images are cheap.
+SMALL_SHAPES = {"even": (48, 40, 56), "odd": (37, 51, 45), "smaller than a tile": (24, 40, 33)}
 
 
-def bordered(array: np.ndarray, border: str) -> np.ndarray:
-    """Zeros around an array: none, on all sides, or only along Y and X."""
-    before, after = {"plain": ((0, 0, 0), (0, 0, 0)), "all sides": ((3, 2, 5), (4, 1, 2)), "Y and X": ((0, 3, 1), (0, 2, 4))}[
-        border
-    ]
-    return np.pad(array, list(zip(before, after, strict=True)))
+def small_tiles(plans):
+    plans["configurations"]["3d_fullres"]["patch_size"] = [32, 32, 32]
 
 
-@pytest.mark.parametrize("border", ["plain", "all sides", "Y and X"])
+@pytest.mark.parametrize("border", BORDERS.values(), ids=BORDERS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_labels_are_those_of_stock_without_mirroring(
     shape, border, runner, tiny_tomo_model, answer_of, stock_labels, noise
 ):
     model = runner.install(tiny_tomo_model, name="tiny")
-    array = bordered(noise(shape), border)
+    array = np.pad(noise(shape), border)
     expected = stock_labels(tiny_tomo_model, array, mirroring=False)
     assert len(np.unique(expected)) == 3
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, expected)
 
 
-MIRRORED = [("even", "plain"), ("odd", "all sides"), ("smaller than a tile", "Y and X")]
+@pytest.mark.parametrize("border", BORDERS.values(), ids=BORDERS)
+@pytest.mark.parametrize("shape", SMALL_SHAPES.values(), ids=SMALL_SHAPES)
+def test_labels_are_those_of_stock_with_mirroring(shape, border, runner, edited_model, answer_of, stock_labels, noise):
+    folder = edited_model(plans=small_tiles)
+    model = runner.install(folder, name="small")
+    array = np.pad(noise(shape), border)
+    expected = stock_labels(folder, array)
+    assert len(np.unique(expected)) == 3
+    np.testing.assert_array_equal(answer_of(runner, model, array).labels, expected)
 
 
-@pytest.mark.parametrize(("shape", "border"), MIRRORED)
-def test_labels_are_those_of_stock_with_mirroring(
-    shape, border, runner, tiny_tomo_model, answer_of, stock_labels, noise
+def test_labels_are_those_of_stock_with_mirroring_and_the_model_as_it_is(
+    runner, tiny_tomo_model, answer_of, stock_labels, noise
 ):
     model = runner.install(tiny_tomo_model, name="tiny")
-    array = bordered(noise(SHAPES[shape]), border)
+    array = np.pad(noise((75, 63, 64)), ((0, 1), (2, 0), (1, 1)))
     expected = stock_labels(tiny_tomo_model, array)
     np.testing.assert_array_equal(answer_of(runner, model, array).labels, expected)
 
 
+@pytest.fixture
+def demo_folder(as_trained_folder):
+    """The model that comes with the package, as stock nnU-Net opens it."""
+    return as_trained_folder(BUNDLED / DEMO)
+
+
+@pytest.mark.parametrize("border", BORDERS.values(), ids=BORDERS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_labels_of_the_demo_model_are_those_of_stock_without_mirroring(
+    shape, border, runner, demo_folder, answer_of, stock_labels, noise
+):
+    array = np.pad(noise(shape), border)
+    expected = stock_labels(demo_folder, array, mirroring=False)
+    np.testing.assert_array_equal(answer_of(runner, runner.model(DEMO), array, mirroring=False).labels, expected)
+
+
+def test_labels_of_the_demo_model_are_those_of_stock_with_mirroring(
+    runner, demo_folder, answer_of, stock_labels, noise
+):
+    array = np.pad(noise((60, 71, 64)), ((1, 1), (0, 2), (0, 3)))
+    expected = stock_labels(demo_folder, array)
+    np.testing.assert_array_equal(answer_of(runner, runner.model(DEMO), array).labels, expected)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float64"])
 def test_labels_are_those_of_stock_for_other_types_of_voxels(
-    dtype, runner, tiny_tomo_model, answer_of, stock_labels, noise
+    dtype, runner, edited_model, answer_of, stock_labels, noise
 ):
-    model = runner.install(tiny_tomo_model, name="tiny")
-    array = noise((64, 66, 70), dtype)
-    expected = stock_labels(tiny_tomo_model, array, mirroring=False)
+    folder = edited_model(plans=small_tiles)
+    model = runner.install(folder, name="small")
+    array = noise((34, 40, 37), dtype)
+    expected = stock_labels(folder, array, mirroring=False)
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, expected)
 
 
 def test_two_folds_are_averaged_as_stock_does(runner, edited_model, answer_of, stock_labels, noise):
-    folder = edited_model(folds={"0": 0, "1": 7})
+    folder = edited_model(plans=small_tiles, folds={"0": 0, "1": 7})
     model = runner.install(folder, name="two-folds")
-    array = noise((70, 80, 66))
-    both = stock_labels(folder, array, folds=(0, 1), mirroring=False)
+    array = np.pad(noise((50, 40, 45)), 2)
+    both = stock_labels(folder, array, folds=(0, 1))
     second = stock_labels(folder, array, folds=(1,), mirroring=False)
     assert (both != second).any()
-    np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, both)
+    np.testing.assert_array_equal(answer_of(runner, model, array).labels, both)
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False, folds=(1,)).labels, second)
 
 
-def test_another_step_is_that_of_stock(runner, tiny_tomo_model, answer_of, stock_labels, noise):
-    model = runner.install(tiny_tomo_model, name="tiny")
-    array = noise((75, 100, 80))
-    for step in (0.8, 1.0):
-        expected = stock_labels(tiny_tomo_model, array, mirroring=False, step=step)
-        np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False, step=step).labels, expected)
+@pytest.mark.parametrize("step", [0.3, 0.8, 1.0])
+def test_another_step_is_that_of_stock(step, runner, edited_model, answer_of, stock_labels, noise):
+    folder = edited_model(plans=small_tiles)
+    model = runner.install(folder, name="small")
+    array = noise((75, 52, 40))
+    expected = stock_labels(folder, array, mirroring=False, step=step)
+    np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False, step=step).labels, expected)
 
 
 def test_regions_are_painted_in_the_order_of_stock(runner, edited_model, answer_of, stock_labels, noise):
@@ -75,20 +120,20 @@ def test_regions_are_painted_in_the_order_of_stock(runner, edited_model, answer_
         dataset["labels"] = {"background": 0, "all": [1, 2, 3], "inner": [2, 3], "core": 3}
         dataset["regions_class_order"] = [1, 2, 3]
 
-    folder = edited_model(dataset=regions)
+    folder = edited_model(plans=small_tiles, dataset=regions)
     model = runner.install(folder, name="regions")
     assert [(label.value, label.name) for label in model.labels] == [(1, "all"), (2, "inner"), (3, "core")]
-    array = noise((66, 70, 80))
+    array = np.pad(noise((36, 40, 50)), 1)
     expected = stock_labels(folder, array, mirroring=False)
     assert len(np.unique(expected)) > 2
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, expected)
 
 
 def test_an_ignore_label_has_no_output_as_in_stock(runner, edited_model, answer_of, stock_labels, noise):
-    folder = edited_model(dataset=lambda dataset: dataset["labels"].update(ignore=3))
+    folder = edited_model(plans=small_tiles, dataset=lambda dataset: dataset["labels"].update(ignore=3))
     model = runner.install(folder, name="ignore")
     assert [label.name for label in model.labels] == ["membrane", "particle"]
-    array = noise((64, 64, 70))
+    array = noise((32, 40, 33))
     expected = stock_labels(folder, array, mirroring=False)
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, expected)
 
@@ -96,17 +141,18 @@ def test_an_ignore_label_has_no_output_as_in_stock(runner, edited_model, answer_
 @pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
 def test_turned_axes_are_those_of_stock(axes, runner, edited_model, answer_of, stock_labels, noise):
     def turned(plans):
+        plans["configurations"]["3d_fullres"]["patch_size"] = [24, 40, 32]
         plans["transpose_forward"] = list(axes)
         plans["transpose_backward"] = [int(axis) for axis in np.argsort(axes)]
         plans["configurations"]["3d_fullres"]["spacing"] = [4.0, 3.0, 2.5]
 
     folder = edited_model(plans=turned)
     model = runner.install(folder, name="turned", options={"spacing_unit": "angstrom-as-mm"})
-    array = bordered(noise((66, 90, 74)), "all sides")
+    array = np.pad(noise((45, 58, 50)), BORDERS["all sides"])
     expected = stock_labels(folder, array, mirroring=False)
     answer = answer_of(runner, model, array, mirroring=False)
     np.testing.assert_array_equal(answer.labels, expected)
-    assert [size for size, _ in sorted(zip(model.voxel_size, axes, strict=True))]
+    assert [model.voxel_size[axis] for axis in axes] == [4.0, 3.0, 2.5]
     sweep = [block.start[axes[0]] for block in answer.blocks]
     assert sweep == sorted(sweep)
 
@@ -117,11 +163,12 @@ SCHEMES = ["CTNormalization", "NoNormalization", "RGBTo01Normalization", "Rescal
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_other_normalisations_are_those_of_stock(scheme, runner, edited_model, answer_of, stock_labels, noise):
     def other(plans):
+        small_tiles(plans)
         plans["configurations"]["3d_fullres"]["normalization_schemes"] = [scheme]
 
     folder = edited_model(plans=other)
     model = runner.install(folder, name="other")
-    array = bordered(noise((64, 66, 64)), "all sides")
+    array = np.pad(noise((32, 40, 36)), BORDERS["all sides"])
     expected = stock_labels(folder, array, mirroring=False)
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, expected)
 
@@ -133,6 +180,7 @@ def test_residual_networks_are_those_of_stock(network, runner, edited_model, ans
     torch = pytest.importorskip("torch")
 
     def residual(plans):
+        small_tiles(plans)
         architecture = plans["configurations"]["3d_fullres"]["architecture"]
         architecture["network_class_name"] = f"dynamic_network_architectures.architectures.unet.{network}"
         architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
@@ -140,7 +188,7 @@ def test_residual_networks_are_those_of_stock(network, runner, edited_model, ans
             architecture["arch_kwargs"]["n_conv_per_stage_decoder"] = [1, 1, 1]
 
     def weights(content):
-        plans = {"configurations": content["init_args"]["plans"]["configurations"]}
+        plans = copy.deepcopy({"configurations": content["init_args"]["plans"]["configurations"]})
         residual(plans)
         arguments = dict(plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"])
         for key in ("conv_op", "norm_op", "nonlin"):
@@ -151,7 +199,7 @@ def test_residual_networks_are_those_of_stock(network, runner, edited_model, ans
 
     folder = edited_model(plans=residual, checkpoint=weights)
     model = runner.install(folder, name="residual")
-    array = noise((64, 70, 64))
+    array = noise((32, 50, 40))
     expected = stock_labels(folder, array, mirroring=False)
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False).labels, expected)

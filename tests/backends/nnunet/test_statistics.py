@@ -60,32 +60,32 @@ def test_the_installed_numpy_adds_in_the_order_that_is_replayed():
     ("start", "stop"),
     [((0, 0, 0), (40, 30, 20)), ((7, 3, 2), (33, 29, 11)), ((39, 0, 0), (40, 1, 1)), ((5, 6, 7), (6, 7, 8))],
 )
-def test_the_box_holds_every_voxel_that_is_not_zero(start, stop, make_volume, monkeypatch):
+def test_the_box_holds_every_voxel_that_is_not_zero(start, stop, monkeypatch):
     monkeypatch.setattr(statistics, "SLAB_VOXELS", 1800)
     array = np.zeros((40, 30, 20), np.int16)
     box = Region(start=start, stop=stop)
     corner = tuple(last - 1 for last in stop)
     array[start] = array[corner] = -4
     array[box.slices][:, 0, 0] = 1
-    assert nonzero_box(make_volume(array), on_slab=lambda: None) == box
+    assert nonzero_box((array), on_slab=lambda: None) == box
 
 
-def test_a_volume_of_zeros_has_no_box(make_volume):
-    assert nonzero_box(make_volume(np.zeros((4, 5, 6))), on_slab=lambda: None) is None
+def test_a_volume_of_zeros_has_no_box(ArrayVolume):
+    assert nonzero_box((np.zeros((4, 5, 6))), on_slab=lambda: None) is None
 
 
-def test_the_box_of_a_volume_without_border_needs_its_first_and_last_slab_only(make_volume, monkeypatch):
+def test_the_box_of_a_volume_without_border_needs_its_first_and_last_slab_only(monkeypatch):
     monkeypatch.setattr(statistics, "SLAB_VOXELS", 100)
     calls = []
     array = np.ones((50, 10, 10), np.float32)
-    assert nonzero_box(make_volume(array), on_slab=lambda: calls.append(1)) == Region.of_shape(array.shape)
+    assert nonzero_box((array), on_slab=lambda: calls.append(1)) == Region.of_shape(array.shape)
     assert len(calls) == 2
 
 
-def test_extremes_are_those_of_the_box(make_volume):
+def test_extremes_are_those_of_the_box(ArrayVolume):
     array = np.arange(-30.0, 30.0, dtype=np.float32).reshape(3, 4, 5)
     box = Region(start=(1, 1, 1), stop=(2, 3, 4))
-    assert extremes(slabs_of(make_volume(array), box, on_slab=lambda: None)) == (
+    assert extremes(slabs_of((array), box, on_slab=lambda: None)) == (
         array[box.slices].min(),
         array[box.slices].max(),
     )

@@ -13,18 +13,25 @@ from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.tiles import TileGrid, tile_weights
 from cryomamba_core.errors import OutOfMemory, UnusableVolume
 from cryomamba_core.interfaces import JobCanceled
+from cryomamba_core.testing.contexts import RecordingContext
+from cryomamba_core.testing.volumes import ArrayVolume
 
 
 @pytest.fixture
-def tiny(runner, tiny_tomo_model):
-    return runner.install(tiny_tomo_model, name="tiny")
+def tiny(runner, edited_model):
+    """A model with tiles of 32 voxels."""
+
+    def small_tiles(plans):
+        plans["configurations"]["3d_fullres"]["patch_size"] = [32, 32, 32]
+
+    return runner.install(edited_model("tiny", plans=small_tiles), name="tiny")
 
 
 def test_a_resumed_run_gives_the_same_bytes_from_any_row(runner, tiny, answer_of, noise, monkeypatch):
-    monkeypatch.setattr(sweep, "BLOCK_VOXELS", 9 * 64 * 68)
-    array = np.pad(noise((120, 64, 64)), ((6, 8), (2, 2), (0, 0)))
+    monkeypatch.setattr(sweep, "BLOCK_VOXELS", 9 * 32 * 36)
+    array = np.pad(noise((70, 32, 32)), ((6, 8), (2, 2), (0, 0)))
     whole = answer_of(runner, tiny, array, mirroring=False)
-    for row in (1, 6, 40, 77, 126, 130, 134):
+    for row in (1, 6, 30, 45, 76, 80, 84):
         resumed = answer_of(runner, tiny, array, mirroring=False, final_rows=row)
         np.testing.assert_array_equal(resumed.labels[row:], whole.labels[row:])
         assert all(block.start[0] >= row for block in resumed.blocks)
@@ -33,16 +40,16 @@ def test_a_resumed_run_gives_the_same_bytes_from_any_row(runner, tiny, answer_of
 
 
 def test_blocks_are_whole_sections_in_ascending_order(runner, tiny, answer_of, noise):
-    array = np.pad(noise((64, 60, 64)), ((3, 2), (1, 1), (4, 0)))
+    array = np.pad(noise((32, 30, 32)), ((3, 2), (1, 1), (4, 0)))
     blocks = answer_of(runner, tiny, array, mirroring=False).blocks
     assert [block.start for block in blocks] == [(z, 0, 0) for z in [0, *(block.stop[0] for block in blocks[:-1])]]
     assert all(block.stop[1:] == array.shape[1:] for block in blocks)
     assert blocks[-1].stop == array.shape
 
 
-def test_rows_are_handed_over_before_the_last_tile(runner, tiny, noise, make_context, make_volume):
-    context = make_context(tiny)
-    volume = make_volume(noise((128, 64, 64)))
+def test_rows_are_handed_over_before_the_last_tile(runner, tiny, noise):
+    volume = ArrayVolume(noise((64, 32, 32)))
+    context = RecordingContext(tiny, volume)
     blocks = runner.segment(volume, NNUNetParams(mirroring=False), context)
     next(blocks)
     assert context.reports == [(1, 3, "tiles")]
@@ -50,29 +57,32 @@ def test_rows_are_handed_over_before_the_last_tile(runner, tiny, noise, make_con
 
 
 def test_progress_counts_every_tile_once(runner, tiny, answer_of, noise):
-    answer = answer_of(runner, tiny, noise((100, 70, 64)), mirroring=False)
+    answer = answer_of(runner, tiny, noise((50, 35, 32)), mirroring=False)
     assert answer.context.reports == [(done, 6, "tiles") for done in range(1, 7)]
 
 
 @pytest.mark.parametrize("at", [1, 3, 6])
-def test_a_cancelled_run_stops_at_the_next_checkpoint(at, runner, tiny, noise, make_context, make_volume):
+def test_a_cancelled_run_stops_at_the_next_checkpoint(at, runner, tiny, noise):
     threads = threading.active_count()
-    context = make_context(tiny, cancel_at=at)
+    volume = ArrayVolume(noise((32, 32, 32)))
+    context = RecordingContext(tiny, volume, cancel_at=at)
     with pytest.raises(JobCanceled):
-        list(runner.segment(make_volume(noise((64, 64, 64))), NNUNetParams(), context))
+        list(runner.segment(volume, NNUNetParams(), context))
     assert context.checkpoints == at
     assert threading.active_count() == threads
 
 
-def test_no_more_than_a_few_sections_are_read_at_once(runner, tiny, noise, make_context, make_volume, monkeypatch):
-    monkeypatch.setattr(sweep, "BLOCK_VOXELS", 64 * 64 * 4)
-    monkeypatch.setattr("cryomamba_backends.nnunet.statistics.SLAB_VOXELS", 64 * 64 * 4)
-    volume = make_volume(noise((96, 64, 64)))
-    list(runner.segment(volume, NNUNetParams(mirroring=False), make_context(tiny)))
-    assert volume.largest_read == 64 * 64 * 4
+def test_no_more_than_a_few_sections_are_read_at_once(runner, tiny, noise, monkeypatch):
+    monkeypatch.setattr(sweep, "BLOCK_VOXELS", 32 * 32 * 4)
+    monkeypatch.setattr("cryomamba_backends.nnunet.statistics.SLAB_VOXELS", 32 * 32 * 4)
+    volume = ArrayVolume(noise((48, 32, 32)))
+    context = RecordingContext(tiny, volume)
+    volume.reads.clear()
+    list(runner.segment(volume, NNUNetParams(mirroring=False), context))
+    assert max(region.size for region in volume.reads) == 32 * 32 * 4
 
 
-def test_extreme_voxels_that_overflow_the_network_are_refused(runner, edited_model, make_context, make_volume):
+def test_extreme_voxels_that_overflow_the_network_are_refused(runner, edited_model):
     def none(plans):
         plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["NoNormalization"]
 
@@ -80,9 +90,9 @@ def test_extreme_voxels_that_overflow_the_network_are_refused(runner, edited_mod
         content["network_weights"]["decoder.seg_layers.2.bias"] += 1e6
 
     model = runner.install(edited_model(plans=none, checkpoint=explosive), name="explosive")
-    volume = make_volume(np.linspace(0, 1, 64**3, dtype=np.float32).reshape(64, 64, 64))
+    volume = ArrayVolume(np.linspace(0, 1, 64**3, dtype=np.float32).reshape(64, 64, 64))
     with pytest.raises(UnusableVolume, match="not finite"):
-        list(runner.segment(volume, NNUNetParams(mirroring=False), make_context(model)))
+        list(runner.segment(volume, NNUNetParams(mirroring=False), RecordingContext(model, volume)))
 
 
 @pytest.mark.parametrize(

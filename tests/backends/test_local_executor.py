@@ -1,0 +1,314 @@
+"""The local executor: whose processes are whose, and that none is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cryomamba_backends.local_executor import executor as module
+from cryomamba_backends.local_executor import plugin
+from cryomamba_backends.local_executor.executor import THREAD_VARIABLES, LocalExecutor
+from cryomamba_backends.local_executor.processes import MARK, WorkerProcess, birth_of
+from cryomamba_core.errors import StorageDamaged, WorkerDied
+from cryomamba_core.interfaces import Resources, WorkerHandle
+from cryomamba_core.plugins import PluginHost
+from cryomamba_core.settings import Settings
+from cryomamba_core.wire import dump_json, load_json
+
+PATIENCE = 60
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(data_dir=tmp_path / "data", devices=("cuda:0", "cpu"))
+
+
+@pytest.fixture
+def executor(settings):
+    return LocalExecutor(settings)
+
+
+@pytest.fixture
+def job_dir(settings):
+    folder = settings.jobs_dir / "j"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch, job_dir):
+    """Puts a program in the worker's place; `start` returns when it has said `ready`."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(module, "WORKER", "pretender")
+    started = []
+
+    class Pretender:
+        def write(self, program):
+            text = "import os, signal, subprocess, sys, time\n"
+            text += "def ready():\n    open('part', 'w').close(); os.rename('part', 'ready')\n"
+            (folder / "pretender.py").write_text(text + textwrap.dedent(program))
+
+        def start(self, executor, resources=None):
+            handle = executor.start(job_dir, resources or Resources())
+            started.append((executor, handle))
+            until((job_dir / "ready").exists)
+            return handle
+
+    yield Pretender()
+    for executor, handle in started:
+        executor.cancel(handle, grace=0)
+
+
+def until(holds):
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def pid_of(handle):
+    return load_json(handle.token, WorkerProcess).pid
+
+
+def test_it_registers_as_a_plugin_with_a_slot_for_each_device(settings):
+    host = PluginHost(settings)
+    assert host.register(plugin, name="local").provides == {"executor": ("local",)}
+    assert host.executors.get("local").slots() == ("cuda:0", "cpu")
+
+
+def test_a_worker_has_its_own_session_its_log_and_no_input(executor, worker, job_dir):
+    worker.write(
+        """
+        print("said", sys.stdin.read() == "", flush=True)
+        print("complained", file=sys.stderr, flush=True)
+        ready()
+        signal.pause()
+        """
+    )
+    handle = worker.start(executor)
+    pid = pid_of(handle)
+    assert os.getsid(pid) == os.getpgid(pid) == pid
+    assert Path(psutil.Process(pid).cwd()) == job_dir
+    assert (job_dir / "worker.log").read_text() == "said True\ncomplained\n"
+
+
+def test_the_log_of_the_attempt_before_is_kept(executor, worker, job_dir):
+    (job_dir / "worker.log").write_text("first\n")
+    worker.write("print('second', flush=True)\nready()")
+    executor.wait(worker.start(executor), PATIENCE)
+    assert (job_dir / "worker.log").read_text() == "first\nsecond\n"
+
+
+def test_a_worker_is_told_data_directory_and_threads(executor, worker, settings):
+    worker.write("ready()\nsignal.pause()")
+    handle = worker.start(executor, Resources(threads=3, environment={"OMP_NUM_THREADS": "7", "A": "b"}))
+    environment = psutil.Process(pid_of(handle)).environ()
+    assert environment["CRYOMAMBA_DATA_DIR"] == str(settings.data_dir)
+    assert {environment[variable] for variable in set(THREAD_VARIABLES) - {"OMP_NUM_THREADS"}} == {"3"}
+    assert environment["OMP_NUM_THREADS"] == "7"
+    assert environment["A"] == "b"
+
+
+def test_without_a_number_of_threads_none_is_set(executor, worker, monkeypatch):
+    for variable in THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    worker.write("ready()\nsignal.pause()")
+    assert not set(THREAD_VARIABLES) & set(psutil.Process(pid_of(worker.start(executor))).environ())
+
+
+def test_relative_paths_in_the_environment_keep_their_meaning(executor, worker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"modules{os.pathsep}{tmp_path}")
+    monkeypatch.setenv("CRYOMAMBA_CONFIG", "here.toml")
+    worker.write("ready()\nsignal.pause()")
+    environment = psutil.Process(pid_of(worker.start(executor))).environ()
+    assert environment["PYTHONPATH"] == f"{tmp_path / 'modules'}{os.pathsep}{tmp_path}"
+    assert environment["CRYOMAMBA_CONFIG"] == str(tmp_path / "here.toml")
+
+
+def test_nothing_is_imported_from_the_job_directory(executor, worker, job_dir):
+    (job_dir / "json.py").write_text("raise SystemExit(77)")
+    worker.write("import json\nready()")
+    assert executor.wait(worker.start(executor), PATIENCE).code == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "reason"),
+    [
+        ("sys.exit(0)", 0, "exit status 0"),
+        ("sys.exit(11)", 11, "exit status 11"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -9, "killed by signal 9 (SIGKILL)"),
+        ("os.abort()", -6, "killed by signal 6 (SIGABRT)"),
+        ("os.kill(os.getpid(), 40)", -40, "killed by signal 40"),
+    ],
+)
+def test_the_end_is_told_in_words(executor, worker, ending, code, reason):
+    worker.write(f"ready()\n{ending}")
+    ended = executor.wait(worker.start(executor), PATIENCE)
+    assert (ended.code, ended.reason) == (code, reason)
+
+
+def test_a_worker_that_has_ended_is_no_zombie_though_nobody_waits(executor, worker):
+    worker.write("ready()")
+    pid = pid_of(worker.start(executor))
+    until(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_worker_ends_in_its_own_way_when_asked(executor, worker, job_dir):
+    worker.write(
+        """
+        def end(*_):
+            open("tidied", "w").close()
+            sys.exit(3)
+        signal.signal(signal.SIGTERM, end)
+        ready()
+        while True:
+            signal.pause()
+        """
+    )
+    handle = worker.start(executor)
+    executor.cancel(handle, grace=PATIENCE)
+    assert executor.wait(handle, 0).code == 3
+    assert (job_dir / "tidied").exists()
+
+
+STUBBORN = """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    sleep = [sys.executable, "-c", program]
+    children = [
+        subprocess.Popen(sleep),
+        subprocess.Popen(sleep, start_new_session=True),
+        subprocess.Popen(sleep, env={"PATH": os.environ["PATH"]}),
+    ]
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    ready()
+    time.sleep(600)
+"""
+
+
+def family_of(handle):
+    """The worker's processes, by the mark in their environment, and those below the worker."""
+    mark = load_json(handle.token, WorkerProcess).mark
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found |= {process, *process.children(recursive=True)}
+        except psutil.Error:
+            continue
+    return found
+
+
+def still_running(processes):
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_stubborn_worker_is_ended_with_all_that_it_started(executor, worker):
+    worker.write(STUBBORN)
+    handle = worker.start(executor)
+    family = family_of(handle)
+    assert len(family) == 5
+    executor.cancel(handle, grace=0.2)
+    assert still_running(family) == []
+    assert executor.wait(handle, 0).code == -signal.SIGKILL
+
+
+def test_what_a_dead_worker_left_behind_is_ended_too(executor, worker):
+    worker.write(STUBBORN.replace(', env={"PATH": os.environ["PATH"]}', ""))
+    handle = worker.start(executor)
+    family = family_of(handle)
+    os.kill(pid_of(handle), signal.SIGKILL)
+    assert executor.wait(handle, PATIENCE).reason == "killed by signal 9 (SIGKILL)"
+    assert len(still_running(family)) == 4
+    executor.cancel(handle)
+    assert still_running(family) == []
+
+
+def test_a_number_that_belongs_to_another_process_now_is_left_alone(executor):
+    """The handle names this very process, as it would after the worker's number was given away."""
+    other = dump_json(WorkerProcess(pid=os.getpid(), birth="long ago", mark="0" * 32))
+    handle = WorkerHandle(executor="local", token=other)
+    assert executor.reattach(handle) is False
+    assert executor.wait(handle, 0).code is None
+    executor.cancel(handle, grace=0)
+
+
+def test_births_tell_processes_apart():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        first = birth_of(process.pid)
+        assert first
+        assert first == birth_of(process.pid) != birth_of(os.getpid())
+    assert birth_of(process.pid) is None
+
+
+ENGINE = """
+import os, signal, sys
+from pathlib import Path
+from cryomamba_backends.local_executor import executor
+from cryomamba_core.interfaces import Resources
+from cryomamba_core.settings import Settings
+executor.WORKER = "pretender"
+handle = executor.LocalExecutor(Settings(data_dir=Path(sys.argv[1]))).start(Path(sys.argv[2]), Resources())
+print(handle.token, flush=True)
+os.killpg(os.getpgid(0), signal.SIGKILL)
+"""
+
+
+def test_a_worker_outlives_the_engine_that_started_it(executor, worker, settings, job_dir):
+    worker.write("ready()\nsignal.pause()")
+    engine = subprocess.run(
+        [sys.executable, "-c", ENGINE, settings.data_dir, job_dir],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert engine.returncode == -signal.SIGKILL
+    handle = WorkerHandle(executor="local", token=engine.stdout.strip())
+    until((job_dir / "ready").exists)
+    assert executor.reattach(handle)
+    assert executor.find(job_dir) == handle
+    assert executor.wait(handle, 0.1) is None
+    executor.cancel(handle, grace=PATIENCE)
+    ended = executor.wait(handle, 0)
+    assert ended.code is None
+    assert "another process" in ended.reason
+    assert not executor.reattach(handle)
+    assert executor.find(job_dir) is None
+
+
+def test_another_executor_does_not_take_the_exit_status_away(executor, worker, settings):
+    worker.write("ready()\nsignal.pause()")
+    handle = worker.start(executor)
+    other = LocalExecutor(settings)
+    other.cancel(handle, grace=0)
+    assert other.wait(handle, PATIENCE).code is None
+    assert executor.wait(handle, PATIENCE).code == -signal.SIGKILL
+
+
+def test_a_forked_child_is_not_taken_for_the_worker(executor, worker, job_dir):
+    worker.write("children = [os.fork()]\nif children[0]:\n    ready()\nsignal.pause()")
+    handle = worker.start(executor)
+    assert executor.find(job_dir) == handle
+
+
+def test_what_cannot_be_started_is_named(executor, job_dir, tmp_path, monkeypatch):
+    with pytest.raises(StorageDamaged, match="none"):
+        executor.start(tmp_path / "none", Resources())
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(WorkerDied, match="no-python"):
+        executor.start(job_dir, Resources())
