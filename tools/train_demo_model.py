@@ -242,8 +242,14 @@ def export_model(results: Path, checkpoint_name: str, output: Path) -> None:
     import torch
 
     trained = torch.load(results / checkpoint_name, map_location="cpu", weights_only=False)
+    # the state dict names most tensors three times; a copy each would triple the file
+    copies: dict[int, torch.Tensor] = {}
+    weights = {
+        name: copies.setdefault(weight.data_ptr(), weight.contiguous(memory_format=torch.contiguous_format).clone())
+        for name, weight in trained["network_weights"].items()
+    }
     checkpoint = {
-        "network_weights": {name: weight.contiguous().clone() for name, weight in trained["network_weights"].items()},
+        "network_weights": weights,
         "trainer_name": trained["trainer_name"],
         "init_args": {"configuration": trained["init_args"]["configuration"], "fold": trained["init_args"]["fold"]},
         "inference_allowed_mirroring_axes": trained["inference_allowed_mirroring_axes"],

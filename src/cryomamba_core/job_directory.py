@@ -161,8 +161,12 @@ class JobDirectory:
     def write_preview(self, preview: Preview) -> None:
         """Replace the newest preview. It is not synced: the next one is never far."""
         partial = self._preview.with_suffix(".partial")
-        partial.write_bytes(dump_json(preview).encode())
-        os.replace(partial, self._preview)
+        try:
+            partial.write_bytes(dump_json(preview).encode())
+            os.replace(partial, self._preview)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
     def preview(self) -> Preview | None:
         """The newest preview, or None before the first."""

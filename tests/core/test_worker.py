@@ -246,3 +246,10 @@ def test_a_specification_that_cannot_be_read_fails_the_job(tmp_path, tomogram, w
     (directory.path / "job.json").write_text(json.dumps({"job_id": 3}))
     assert start(directory, worker_environment).wait() == EXIT_FAILED
     assert events_of(directory, Failed)[0].error.code == "storage/damaged"
+
+
+def test_a_preview_that_cannot_be_written_does_not_end_the_job(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram)
+    (directory.path / "preview.partial").mkdir()
+    assert run_here(directory, host)
+    assert not events_of(directory, PreviewReady)

@@ -145,15 +145,6 @@ async def test_a_worker_without_a_heartbeat_is_ended_and_taken_for_lost(tmp_path
     assert not engines.workers_of(settings.data_dir)
 
 
-async def test_a_worker_with_a_heartbeat_is_left_alone(tmp_path, tomogram):
-    settings = engines.make_settings(tmp_path / "data", stale_seconds=2.0, max_attempts=1)
-    script = "\nfor _ in range(50): directory.beat(); time.sleep(0.05)\n" + engines.SUCCEED
-    async with scripted_engine(settings, script) as engine:
-        job = await engine.submit(steps(tomogram), owner=OWNER)
-        events = await heard(engine, job.id)
-    assert isinstance(events[-1], Completed)
-
-
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

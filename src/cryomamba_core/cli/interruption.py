@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import trio
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -45,7 +46,7 @@ class Interruption:
         import trio
 
         self.signal: signal.Signals | None = None
-        self._work = trio.CancelScope()
+        self._work = [trio.CancelScope()]
         self._cleaning: set[trio.CancelScope] = set()
 
     @contextmanager
@@ -59,6 +60,26 @@ class Interruption:
                 yield
             finally:
                 self._cleaning.discard(scope)
+
+    @asynccontextmanager
+    async def outliving(self, opened: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
+        """Enter a context that outlives what is done inside when a signal comes.
+
+        An engine in this process must go on while the work inside it is cancelled and cancels its
+        jobs. Once that has ended, the context is left, and then everything around it is cancelled.
+        """
+        import trio
+
+        async with opened as entered:
+            with trio.CancelScope() as inside:
+                self._work.append(inside)
+                try:
+                    yield entered
+                finally:
+                    self._work.remove(inside)
+        if self.signal is not None:
+            self._stop()
+            await trio.lowlevel.checkpoint()
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work` under trio.
@@ -76,7 +97,7 @@ class Interruption:
             with trio.open_signal_receiver(*_signals()) as arrivals:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch, arrivals)
-                    with self._work:
+                    with self._work[0]:
                         results.append(await work())
                     nursery.cancel_scope.cancel()
 
@@ -94,10 +115,13 @@ class Interruption:
         async for number in arrivals:
             if self.signal is None:
                 self.signal = signal.Signals(number)
-                self._work.cancel()
+                self._stop()
             else:
                 for scope in self._cleaning:
                     scope.cancel()
+
+    def _stop(self) -> None:
+        self._work[-1].cancel()
 
 
 def _signals() -> list[signal.Signals]:

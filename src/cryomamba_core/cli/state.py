@@ -50,6 +50,7 @@ class CliState:
         self._config = config
         self.server = LOCAL
         self.verbose = False
+        self._interruption: Interruption | None = None
 
     def configure(self, *, data_dir: Path | None, config: Path | None, server: str, verbose: bool) -> None:
         """Take over the global options; what was made for others is forgotten."""
@@ -102,7 +103,10 @@ class CliState:
 
         transport = self.host.transport_for(self.server)
         credentials = Credentials(token=os.environ.get("CRYOMAMBA_TOKEN"))
-        async with transport.open(self.server, credentials) as session:
+        opened = transport.open(self.server, credentials)
+        if self._interruption is not None:
+            opened = self._interruption.outliving(opened)
+        async with opened as session:
             yield session
 
     def ask(self, question: Callable[[Session], Awaitable[T]]) -> T:
@@ -118,8 +122,11 @@ class CliState:
         """Run `work` under trio; Ctrl-C and SIGTERM cancel it and raise `Interrupted` once it has ended."""
         from cryomamba_core.cli.interruption import Interruption
 
-        interruption = Interruption()
-        return interruption.run(lambda: work(interruption))
+        interruption = self._interruption = Interruption()
+        try:
+            return interruption.run(lambda: work(interruption))
+        finally:
+            self._interruption = None
 
     def print_json(self, value: Any) -> None:
         """Write one JSON document to standard output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Pro
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.jobs import JobProgress, JobState
 from cryomamba_core.previews import Preview
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two progress events of one stage.
 PROGRESS_INTERVAL = 0.5
@@ -86,8 +89,12 @@ class EventLog:
         return seconds * (total - done) + seconds * total * (1.0 - stop) / (stop - start)
 
     def preview(self, preview: Preview) -> None:
-        """Lay a preview into the job directory and announce it."""
-        self._directory.write_preview(preview)
+        """Lay a preview into the job directory and announce it; a job does not fail for want of one."""
+        try:
+            self._directory.write_preview(preview)
+        except OSError as error:
+            log.warning("preview %d cannot be written: %s", preview.sequence, error)
+            return
         self._append(PreviewReady(seq=self._next(), at=_now()))
 
     def completed(self, artifacts: tuple[Artifact, ...]) -> None:

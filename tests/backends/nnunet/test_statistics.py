@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cryomamba_backends.nnunet import statistics
 from cryomamba_backends.nnunet.statistics import extremes, moments, nonzero_box, numpy_adds_as_expected, slabs_of
 from cryomamba_core.geometry import Region
+from cryomamba_core.testing.volumes import ArrayVolume
 
 
 @st.composite
@@ -67,25 +68,25 @@ def test_the_box_holds_every_voxel_that_is_not_zero(start, stop, monkeypatch):
     corner = tuple(last - 1 for last in stop)
     array[start] = array[corner] = -4
     array[box.slices][:, 0, 0] = 1
-    assert nonzero_box((array), on_slab=lambda: None) == box
+    assert nonzero_box(ArrayVolume(array), on_slab=lambda: None) == box
 
 
-def test_a_volume_of_zeros_has_no_box(ArrayVolume):
-    assert nonzero_box((np.zeros((4, 5, 6))), on_slab=lambda: None) is None
+def test_a_volume_of_zeros_has_no_box():
+    assert nonzero_box(ArrayVolume(np.zeros((4, 5, 6))), on_slab=lambda: None) is None
 
 
 def test_the_box_of_a_volume_without_border_needs_its_first_and_last_slab_only(monkeypatch):
     monkeypatch.setattr(statistics, "SLAB_VOXELS", 100)
     calls = []
     array = np.ones((50, 10, 10), np.float32)
-    assert nonzero_box((array), on_slab=lambda: calls.append(1)) == Region.of_shape(array.shape)
+    assert nonzero_box(ArrayVolume(array), on_slab=lambda: calls.append(1)) == Region.of_shape(array.shape)
     assert len(calls) == 2
 
 
-def test_extremes_are_those_of_the_box(ArrayVolume):
+def test_extremes_are_those_of_the_box():
     array = np.arange(-30.0, 30.0, dtype=np.float32).reshape(3, 4, 5)
     box = Region(start=(1, 1, 1), stop=(2, 3, 4))
-    assert extremes(slabs_of((array), box, on_slab=lambda: None)) == (
+    assert extremes(slabs_of(ArrayVolume(array), box, on_slab=lambda: None)) == (
         array[box.slices].min(),
         array[box.slices].max(),
     )

@@ -108,9 +108,7 @@ def test_the_covered_part_of_a_volume_reaches_all_of_it_though_the_last_block_ov
 
     def covering(rows):
         covered = Region(start=(0, 0, 0), stop=(rows, 9, 7))
-        return Preview(
-            sequence=1, factor=4, grid=coarse, covered=covered, provisional=True, dtype="uint8", payload=b""
-        )
+        return Preview(sequence=1, factor=4, grid=coarse, covered=covered, provisional=True, dtype="uint8", payload=b"")
 
     assert covered_fraction(covering(10)) == 1.0
     assert covered_fraction(covering(4)) == pytest.approx(1 / 3)

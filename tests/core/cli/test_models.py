@@ -16,7 +16,9 @@ def test_a_model_is_shown_with_the_parameters_of_its_runner(cryomamba):
     assert answer.code == 0
     for word in ("foreground", "value", "a number or none", "dark", "true or false"):
         assert word in answer.out
-    parameters = {entry["name"]: entry for entry in cryomamba("models", "show", "threshold", "--json").json["parameters"]}
+    parameters = {
+        entry["name"]: entry for entry in cryomamba("models", "show", "threshold", "--json").json["parameters"]
+    }
     assert parameters["dark"]["default"] is False
     assert parameters["dark"]["choices"] == ["true", "false"]
 
@@ -46,7 +48,9 @@ def test_what_is_no_model_is_not_installed(cryomamba, tmp_path, words, code, sai
 def test_the_doctor_names_everything_and_says_whether_the_main_job_can_run(cryomamba, data_dir):
     answer = cryomamba("doctor", "--json")
     findings = {finding["name"]: finding for finding in answer.json["findings"]}
-    assert {"cryomamba", "machine", "data directory", "core packages", "[server]", "[nnunet]", "plugins"} <= set(findings)
+    assert {"cryomamba", "machine", "data directory", "core packages", "[server]", "[nnunet]", "plugins"} <= set(
+        findings
+    )
     assert str(data_dir) in findings["data directory"]["message"]
     problems = [finding for finding in findings.values() if finding["state"] == "problem"]
     assert answer.json["ready"] is not bool(problems)

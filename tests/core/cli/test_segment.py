@@ -54,7 +54,9 @@ def test_json_is_one_document_with_digests_and_measures(cryomamba, tomogram, tmp
     assert result["state"] == "completed"
     assert result["error"] is None
     assert {entry["name"] for entry in result["artifacts"]} >= {"mask.mrc", "manifest.json"}
-    assert all((tmp_path / "OUT" / f"a.{entry['name']}").stat().st_size == entry["size"] for entry in result["artifacts"])
+    assert all(
+        (tmp_path / "OUT" / f"a.{entry['name']}").stat().st_size == entry["size"] for entry in result["artifacts"]
+    )
     assert result["labels"][0]["voxels"] > 0
 
 
