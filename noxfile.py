@@ -128,7 +128,9 @@ def demo(session: nox.Session) -> None:
 def train_demo_model(session: nox.Session) -> None:
     """Train the demonstration model from nothing with stock nnU-Net (about an hour on two cores)."""
     _require(session, "nnunetv2")
-    session.run(sys.executable, "tools/train_demo_model.py", *(session.posargs or ["build/demo-model"]))
+    folder, *options = session.posargs or ["build/demo-model"]
+    session.run(sys.executable, "tools/train_demo_model.py", folder, *options)
+    session.run(sys.executable, "tools/bundle_demo_model.py", folder)
 
 
 @nox.session(python=PYTHONS[0])

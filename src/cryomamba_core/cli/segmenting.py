@@ -176,7 +176,7 @@ async def _cancel_all(session: Session, runs: Sequence[FileRun], board: Board, i
     """End the jobs that were queued and have not ended."""
     begun = [run for run in runs if run.job_id and not run.ended]
     if begun:
-        board.say(f"stopping {wording.plural(len(begun), 'job')} …")
+        board.say(f"stopping {wording.plural(len(begun), 'job')} … (once more to leave at once)")
     with interruption.shielded():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(board.tick)

@@ -47,7 +47,7 @@ def test_labels_are_those_of_stock_with_mirroring(shape, border, runner, edited_
     model = runner.install(folder, name="small")
     array = np.pad(noise(shape), border)
     expected = stock_labels(folder, array)
-    assert len(np.unique(expected)) == 3
+    assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(answer_of(runner, model, array).labels, expected)
 
 

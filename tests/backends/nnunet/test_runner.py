@@ -11,7 +11,15 @@ import pytest
 from attrs import fields
 
 from cryomamba_backends.nnunet.params import NNUNetParams
-from cryomamba_core.errors import InvalidParameter, OutOfMemory, PluginUnavailable, UnsupportedModel, UnusableModel
+from cryomamba_backends.nnunet.runner import BUNDLED
+from cryomamba_core.errors import (
+    InvalidParameter,
+    ModelExists,
+    OutOfMemory,
+    PluginUnavailable,
+    UnsupportedModel,
+    UnusableModel,
+)
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.settings import Settings
@@ -162,3 +170,21 @@ def test_a_model_that_was_replaced_is_not_taken_for_the_one_that_was_planned(run
     runner.install(tiny_tomo_model, name="spaced")
     with pytest.raises(UnusableModel, match="replaced"):
         runner.plan(spaced, grid(), NNUNetParams(), "cpu")
+
+
+def test_the_demo_model_comes_with_the_package_and_is_small(runner):
+    model = runner.model("cryomamba-demo")
+    assert model.licence == "BSD-3-Clause"
+    assert [label.name for label in model.labels] == ["membrane", "microtubule", "ribosome"]
+    assert sum(path.stat().st_size for path in (BUNDLED / model.name).iterdir()) <= 4 << 20
+
+
+def test_no_model_takes_the_name_of_the_demo_model(runner, tiny_tomo_model):
+    with pytest.raises(ModelExists):
+        runner.install(tiny_tomo_model, name="cryomamba-demo")
+
+
+def test_the_demo_model_that_is_installed_again_is_the_one_of_the_package(runner, as_trained_folder):
+    folder = as_trained_folder(BUNDLED / "cryomamba-demo")
+    model = runner.install(folder, options={"spacing_unit": runner.model("cryomamba-demo").details["spacing unit"]})
+    assert model.name == "cryomamba-demo"
