@@ -8,7 +8,7 @@ so variety comes from them), two phases. Training phantoms have the seeds from 1
 seed 7, so the model has never seen it. About 40 minutes on two free cores.
 
 The model that ships was made with these settings, but its first phase took Dice per patch and not per batch and was
-interrupted three times, with the learning rate's decay shortened each time: a new run gives its like, not its bytes.
+interrupted twice, with the learning rate's decay shortened each time: a new run gives its like, not its bytes.
 """
 
 from __future__ import annotations

@@ -200,7 +200,10 @@ def _rest(row: Row) -> RenderableType:
     grid.add_column(width=_BAR_WIDTH)
     grid.add_column(width=len("100 %"), justify="right")
     grid.add_column(no_wrap=True, overflow="ellipsis")
-    grid.add_row(ProgressBar(total=1.0, completed=row.fraction, width=_BAR_WIDTH), wording.percent(row.fraction), words)
+    bar = ProgressBar(
+        total=1.0, completed=row.fraction, width=_BAR_WIDTH, complete_style="cyan", finished_style="green"
+    )
+    grid.add_row(bar, wording.percent(row.fraction), words)
     return grid
 
 

@@ -11,7 +11,7 @@ import rich_click as click
 from cryomamba_core.cli.completion import complete_jobs
 from cryomamba_core.cli.options import json_option
 from cryomamba_core.cli.state import CliState
-from cryomamba_core.errors import JobFailed, JobWasCanceled, UnknownJob
+from cryomamba_core.errors import JobError, JobFailed, JobWasCanceled, UnknownJob
 
 if TYPE_CHECKING:
     from cryomamba_core.interfaces import Session
@@ -153,6 +153,11 @@ def fetch_job(state: CliState, job_id: str, *, out: Path, overwrite: bool, as_js
 
     async def ask(session: Session) -> Any:
         record = await session.job(await resolve(session, job_id))
+        if record.state != "completed":
+            raise JobError(
+                f"the job is {record.state} and has no results",
+                hint=f"see: cryomamba jobs show {record.id[:SHORT]}",
+            )
         stem = stem_of(record.config.label or record.id, state.host)
         with OutputFolder(out, overwrite=overwrite) as folder:
             return await fetch(session, record, folder, stem, None)

@@ -21,7 +21,7 @@ BORDERS = {
 SHAPES = {"even": (80, 64, 72), "odd": (71, 83, 57), "smaller than a tile": (40, 90, 64)}
 
 #: For tiles of 32 voxels, of which all eight mirror images are cheap.
-SMALL_SHAPES = {"even": (48, 40, 56), "odd": (37, 51, 45), "smaller than a tile": (24, 40, 33)}
+SMALL_SHAPES = {"even": (48, 40, 32), "odd": (37, 47, 31), "smaller than a tile": (24, 40, 33)}
 
 
 def small_tiles(plans):
@@ -55,7 +55,7 @@ def test_labels_are_those_of_stock_with_mirroring_and_the_model_as_it_is(
     runner, tiny_tomo_model, answer_of, stock_labels, noise
 ):
     model = runner.install(tiny_tomo_model, name="tiny")
-    array = np.pad(noise((75, 63, 64)), ((0, 1), (2, 0), (1, 1)))
+    array = np.pad(noise((75, 60, 62)), ((0, 1), (2, 0), (1, 1)))
     expected = stock_labels(tiny_tomo_model, array)
     np.testing.assert_array_equal(answer_of(runner, model, array).labels, expected)
 
@@ -79,7 +79,7 @@ def test_labels_of_the_demo_model_are_those_of_stock_without_mirroring(
 def test_labels_of_the_demo_model_are_those_of_stock_with_mirroring(
     runner, demo_folder, answer_of, stock_labels, noise
 ):
-    array = np.pad(noise((60, 71, 64)), ((1, 1), (0, 2), (0, 3)))
+    array = np.pad(noise((60, 71, 62)), ((1, 1), (0, 2), (0, 2)))
     expected = stock_labels(demo_folder, array)
     np.testing.assert_array_equal(answer_of(runner, runner.model(DEMO), array).labels, expected)
 
@@ -98,7 +98,7 @@ def test_labels_are_those_of_stock_for_other_types_of_voxels(
 def test_two_folds_are_averaged_as_stock_does(runner, edited_model, answer_of, stock_labels, noise):
     folder = edited_model(plans=small_tiles, folds={"0": 0, "1": 7})
     model = runner.install(folder, name="two-folds")
-    array = np.pad(noise((50, 40, 45)), 2)
+    array = np.pad(noise((40, 36, 30)), 2)
     both = stock_labels(folder, array, folds=(0, 1))
     second = stock_labels(folder, array, folds=(1,), mirroring=False)
     assert (both != second).any()
@@ -110,7 +110,7 @@ def test_two_folds_are_averaged_as_stock_does(runner, edited_model, answer_of, s
 def test_another_step_is_that_of_stock(step, runner, edited_model, answer_of, stock_labels, noise):
     folder = edited_model(plans=small_tiles)
     model = runner.install(folder, name="small")
-    array = noise((75, 52, 40))
+    array = noise((50, 40, 33))
     expected = stock_labels(folder, array, mirroring=False, step=step)
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False, step=step).labels, expected)
 

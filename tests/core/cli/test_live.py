@@ -41,7 +41,7 @@ class Terminal:
 
     def wait_for(self, word):
         with self._changed:
-            assert self._changed.wait_for(lambda: word in self._text, engines.DEADLINE), self._text
+            assert self._changed.wait_for(lambda: word in self._text, engines.DEADLINE), self._text[-2000:]
 
     def close(self):
         """Wait for the end of the text, and return it."""
@@ -59,7 +59,7 @@ def test_a_terminal_gets_a_live_table_that_leaves_it_tidy(process, gated, tmp_pa
     terminal = Terminal()
     running = process("segment", "bad.mrc", *words, "--out", "OUT", stderr=terminal.writing)
     engines.open_gate(gate, 0, 1, 2)
-    for word in ("slow.npy", "running", "━", "segmenting 3/6", "preview", "of the volume", "1 refused"):
+    for word in ("slow.npy", "running", "━", "segmenting", "preview", "of the volume", "1 refused"):
         terminal.wait_for(word)
     engines.open_gate(gate)
     out, _ = running.communicate(timeout=engines.DEADLINE)
