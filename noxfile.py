@@ -18,6 +18,8 @@ import nox
 ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 PACKAGES = ["cryomamba_core", "cryomamba_backends", "cryomamba_server"]
+#: Parts of the core that plugins do not import; strict mypy checks them as it does the rest.
+NOT_OFFERED = ("cryomamba_core.cli.", "cryomamba_core.worker.")
 CHECKED = ["src", "plugins", "tests", "benchmarks", "tools", "docs", "noxfile.py"]
 
 nox.needs_version = ">=2025.5"
@@ -74,7 +76,11 @@ def types(session: nox.Session) -> None:
     verify = [sys.executable, "-m", "pyright", "--verifytypes", "cryomamba_core", "--ignoreexternal"]
     said = session.run(*verify, "--outputjson", env={"PYTHONPATH": "src"}, silent=True, success_codes=[0, 1], log=False)
     report = json.loads(str(said))["typeCompleteness"]
-    unknown = [symbol["name"] for symbol in report["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
+    unknown = [
+        symbol["name"]
+        for symbol in report["symbols"]
+        if symbol["isExported"] and not symbol["isTypeKnown"] and not symbol["name"].startswith(NOT_OFFERED)
+    ]
     session.log(f"pyright: {report['exportedSymbolCounts']['withKnownType']} exported symbols have a known type")
     if unknown or not report["symbols"]:
         session.error(f"pyright does not know the types of {', '.join(unknown) or 'anything'}")

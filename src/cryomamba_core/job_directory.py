@@ -102,11 +102,11 @@ class JobDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.labels_path = path / "labels.raw"
-        self.cancel_path = path / "cancel"
-        self.log_path = path / "worker.log"
-        self.artifacts_path = path / "artifacts"
+        self.path: Path = path
+        self.labels_path: Path = path / "labels.raw"
+        self.cancel_path: Path = path / "cancel"
+        self.log_path: Path = path / "worker.log"
+        self.artifacts_path: Path = path / "artifacts"
         self._spec = path / "job.json"
         self._events = path / "events.jsonl"
         self._preview = path / "preview.bin"

@@ -58,8 +58,8 @@ class LabelFile:
     """
 
     def __init__(self, path: Path, shape: Index3, dtype: np.dtype[Any], *, create: bool = False) -> None:
-        self.shape = shape
-        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.shape: Index3 = shape
+        self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("<")
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o644)
         size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         try:

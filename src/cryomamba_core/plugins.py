@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryomamba_core.jobs import JobRecord
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Distribution whose plugins are registered first, so that no stranger takes their names.
 OURS = "cryomamba"

@@ -167,8 +167,8 @@ class PreviewBuilder:
     def __init__(self, grid: VoxelGrid, labels: LabelArray, policy: PreviewPolicy) -> None:
         self._fine = grid
         self._fine_labels = labels
-        self.factor = preview_factor(grid.shape, max(1, policy.max_voxels))
-        self.grid = grid.coarsen(self.factor)
+        self.factor: int = preview_factor(grid.shape, max(1, policy.max_voxels))
+        self.grid: VoxelGrid = grid.coarsen(self.factor)
         self._labels = np.zeros(self.grid.shape, labels.dtype)
         self._final = np.zeros(self.grid.shape, np.int32)
         self._covered: Region | None = None

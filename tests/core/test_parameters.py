@@ -110,6 +110,6 @@ def test_parameters_of_an_unknown_runner_are_guessed():
 def test_a_value_is_written_as_it_would_be_typed():
     assert format_value((0, 1)) == "0,1"
     assert format_value(None) == "none"
-    assert format_value(True) == "true"  # noqa: FBT003  # the value is the point
+    assert format_value(True) == "true"
     assert format_value(0.5) == "0.5"
     assert format_value(Shape.FLAT) == "flat"

@@ -108,7 +108,7 @@ def check_trainer(name: str, accepted: str | None) -> None:
     if name not in TRAINERS and name != accepted:
         raise UnsupportedModel(
             f"the model was trained by {name}, which may have changed the network or its input",
-            hint=f"if it changes nothing but the training, install with accept_trainer={name}",
+            hint=f"if it changes nothing but the training, install with --option accept_trainer={name}",
         )
 
 

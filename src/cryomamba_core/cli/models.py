@@ -10,6 +10,7 @@ import rich_click as click
 from cryomamba_core.cli.completion import complete_models, complete_runners
 from cryomamba_core.cli.options import json_option
 from cryomamba_core.cli.state import CliState
+from cryomamba_core.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from cryomamba_core.interfaces import ModelRunner
@@ -87,10 +88,24 @@ def show_model(state: CliState, name: str, *, as_json: bool) -> None:
     type=click.Choice(["angstrom-as-mm", "mm", "voxels"]),
     help="What the spacing in the model's plans means; guessed and said if left out.",
 )
+@click.option(
+    "--option",
+    "further",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Something else that the runner should know, e.g. licence=CC-BY-4.0; may be repeated.",
+)
 @json_option
 @click.pass_obj
 def install_model(
-    state: CliState, folder: Path, *, name: str | None, runner: str | None, spacing_unit: str | None, as_json: bool
+    state: CliState,
+    folder: Path,
+    *,
+    name: str | None,
+    runner: str | None,
+    spacing_unit: str | None,
+    further: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Install a trained model from a folder. Nothing in it is executed."""
     from cryomamba_core.cli.choosing import require_local, runner_for_folder
@@ -98,13 +113,23 @@ def install_model(
 
     require_local(state, "models are installed on the machine of the engine")
     chosen: ModelRunner = runner_for_folder(state.host, folder, runner)
-    options = {} if spacing_unit is None else {"spacing_unit": spacing_unit}
+    options = _parse_options(further) | ({} if spacing_unit is None else {"spacing_unit": spacing_unit})
     model = chosen.install(folder.absolute(), name=name, options=options)
     if as_json:
         state.print_json(to_plain(model))
         return
     state.err.print(f"installed as {model.name}")
     _show(state, model)
+
+
+def _parse_options(given: tuple[str, ...]) -> dict[str, str]:
+    options = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise InvalidParameter(f"{item!r} is no option", hint="write it as NAME=VALUE")
+        options[name] = value
+    return options
 
 
 def _show(state: CliState, model: ModelInfo) -> None:

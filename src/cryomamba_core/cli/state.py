@@ -48,8 +48,8 @@ class CliState:
     def __init__(self, *, data_dir: Path | None = None, config: Path | None = None) -> None:
         self._data_dir = data_dir
         self._config = config
-        self.server = LOCAL
-        self.verbose = False
+        self.server: str = LOCAL
+        self.verbose: bool = False
         self._interruption: Interruption | None = None
 
     def configure(self, *, data_dir: Path | None, config: Path | None, server: str, verbose: bool) -> None:

@@ -54,7 +54,7 @@ class RecordingContext(RunContext):
         self._device = device
         self._final_rows = final_rows
         self._cancel_at = cancel_at
-        self.checkpoints = 0
+        self.checkpoints: int = 0
         self.reports: list[tuple[int, int, str]] = []
         self.notes: list[str] = []
 

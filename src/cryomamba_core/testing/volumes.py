@@ -49,7 +49,7 @@ class ArrayVolume(Volume):
         if self._grid.shape != (z, y, x):
             raise ValueError(f"an array of shape {(z, y, x)} does not fill a grid of shape {self._grid.shape}")
         self.reads: list[Region] = []
-        self.closed = False
+        self.closed: bool = False
 
     @property
     def grid(self) -> VoxelGrid:

@@ -36,6 +36,7 @@ def test_a_misspelt_model_gets_the_nearest_one(cryomamba):
         (["empty"], 4, "no runner recognises"),
         (["empty", "--runner", "threshold"], 4, "no models to install"),
         (["empty", "--runner", "nobody"], 5, "no runner is called"),
+        (["empty", "--runner", "threshold", "--option", "licence"], 3, "'licence' is no option"),
     ],
 )
 def test_what_is_no_model_is_not_installed(cryomamba, tmp_path, words, code, said):
