@@ -24,6 +24,11 @@ SHAPES = {"even": (80, 64, 72), "odd": (71, 83, 57), "smaller than a tile": (40,
 SMALL_SHAPES = {"even": (48, 40, 32), "odd": (37, 47, 31), "smaller than a tile": (24, 40, 33)}
 
 
+#: For tiles of 64 voxels and all eight mirror images: few tiles.
+MIRRORED_SHAPES = {"even": (70, 64, 66), "odd": (61, 71, 57), "smaller than a tile": (40, 68, 62)}
+MIRRORED_BORDERS = {name: BORDERS[name] for name in ("plain", "all sides")}
+
+
 def small_tiles(plans):
     plans["configurations"]["3d_fullres"]["patch_size"] = [32, 32, 32]
 
@@ -51,11 +56,13 @@ def test_labels_are_those_of_stock_with_mirroring(shape, border, runner, edited_
     np.testing.assert_array_equal(answer_of(runner, model, array).labels, expected)
 
 
+@pytest.mark.parametrize("border", MIRRORED_BORDERS.values(), ids=MIRRORED_BORDERS)
+@pytest.mark.parametrize("shape", MIRRORED_SHAPES.values(), ids=MIRRORED_SHAPES)
 def test_labels_are_those_of_stock_with_mirroring_and_the_model_as_it_is(
-    runner, tiny_tomo_model, answer_of, stock_labels, noise
+    shape, border, runner, tiny_tomo_model, answer_of, stock_labels, noise
 ):
     model = runner.install(tiny_tomo_model, name="tiny")
-    array = np.pad(noise((75, 60, 62)), ((0, 1), (2, 0), (1, 1)))
+    array = np.pad(noise(shape), border)
     expected = stock_labels(tiny_tomo_model, array)
     np.testing.assert_array_equal(answer_of(runner, model, array).labels, expected)
 
@@ -76,10 +83,12 @@ def test_labels_of_the_demo_model_are_those_of_stock_without_mirroring(
     np.testing.assert_array_equal(answer_of(runner, runner.model(DEMO), array, mirroring=False).labels, expected)
 
 
+@pytest.mark.parametrize("border", MIRRORED_BORDERS.values(), ids=MIRRORED_BORDERS)
+@pytest.mark.parametrize("shape", MIRRORED_SHAPES.values(), ids=MIRRORED_SHAPES)
 def test_labels_of_the_demo_model_are_those_of_stock_with_mirroring(
-    runner, demo_folder, answer_of, stock_labels, noise
+    shape, border, runner, demo_folder, answer_of, stock_labels, noise
 ):
-    array = np.pad(noise((60, 71, 62)), ((1, 1), (0, 2), (0, 2)))
+    array = np.pad(noise(shape), border)
     expected = stock_labels(demo_folder, array)
     np.testing.assert_array_equal(answer_of(runner, runner.model(DEMO), array).labels, expected)
 
