@@ -15,6 +15,15 @@ def wait_for_line(stream, word):
     raise AssertionError(f"{word!r} was never written")
 
 
+@pytest.fixture
+def hangups_count():
+    """Children take a hang-up as an order, also where this process was started by ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_count")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_cancels_the_job_and_leaves_nothing(process, cryomamba, gated, data_dir, tmp_path, signum, code):
     words, _ = gated
