@@ -24,27 +24,45 @@ class JobCanceled(BaseException):
 
 
 class RunContext(ABC):
-    """What the framework offers a runner while it works."""
+    """What the framework offers a runner while it works.
+
+    Parameters
+    ----------
+    model
+        The model to run.
+    device
+        Where to run, e.g. ``cpu`` or ``cuda:0``.
+    intensity
+        Grey values of the volume, known to be finite and not all equal.
+    final_rows
+        How many sections along Z are final from an earlier attempt; blocks below it may be left out.
+    """
+
+    def __init__(self, *, model: ModelInfo, device: str, intensity: IntensityStatistics, final_rows: int) -> None:
+        self._model = model
+        self._device = device
+        self._intensity = intensity
+        self._final_rows = final_rows
 
     @property
-    @abstractmethod
     def model(self) -> ModelInfo:
         """The model to run."""
+        return self._model
 
     @property
-    @abstractmethod
     def device(self) -> str:
-        """Where to run, e.g. ``cpu`` or ``cuda:0``."""
+        """Where to run."""
+        return self._device
 
     @property
-    @abstractmethod
     def intensity(self) -> IntensityStatistics:
-        """Grey values of the volume, known to be finite and not all equal."""
+        """Grey values of the volume."""
+        return self._intensity
 
     @property
-    @abstractmethod
     def final_rows(self) -> int:
-        """How many sections along Z are final from an earlier attempt; blocks below it may be left out."""
+        """How many sections along Z are final already."""
+        return self._final_rows
 
     @abstractmethod
     def checkpoint(self) -> None:

@@ -49,34 +49,11 @@ class RecordingContext(RunContext):
             if volume is None:
                 raise ValueError("give the volume or its intensity statistics")
             intensity = measure_intensity(volume)
-        self._model = model
-        self._intensity = intensity
-        self._device = device
-        self._final_rows = final_rows
+        super().__init__(model=model, device=device, intensity=intensity, final_rows=final_rows)
         self._cancel_at = cancel_at
         self.checkpoints: int = 0
         self.reports: list[tuple[int, int, str]] = []
         self.notes: list[str] = []
-
-    @property
-    def model(self) -> ModelInfo:
-        """The model to run."""
-        return self._model
-
-    @property
-    def device(self) -> str:
-        """Where to run."""
-        return self._device
-
-    @property
-    def intensity(self) -> IntensityStatistics:
-        """Grey values of the volume."""
-        return self._intensity
-
-    @property
-    def final_rows(self) -> int:
-        """How many sections along Z count as final already."""
-        return self._final_rows
 
     def cancel(self) -> None:
         """Make the next checkpoint raise `JobCanceled`, and every one after it."""

@@ -53,30 +53,11 @@ class WorkerContext(RunContext):
         orders: StopOrders,
         log: EventLog,
     ) -> None:
-        self._model = model
-        self._device = device
-        self._intensity = intensity
-        self._final_rows = final_rows
+        super().__init__(model=model, device=device, intensity=intensity, final_rows=final_rows)
         self._orders = orders
         self._log = log
         self.reported = False
         self.notes: list[str] = []
-
-    @property
-    def model(self) -> ModelInfo:
-        return self._model
-
-    @property
-    def device(self) -> str:
-        return self._device
-
-    @property
-    def intensity(self) -> IntensityStatistics:
-        return self._intensity
-
-    @property
-    def final_rows(self) -> int:
-        return self._final_rows
 
     def checkpoint(self) -> None:
         self._orders.obey()
