@@ -62,6 +62,13 @@ def test_the_surface_of_a_sphere_is_found_within_one_percent(voxel_size):
     assert found.surface_area_nm2 == pytest.approx(4 * math.pi * radius**2 / 100, rel=0.01)
 
 
+def test_a_flat_wall_along_an_axis_comes_out_eight_percent_too_small_as_documented():
+    labels = np.zeros((20, 300, 300), np.uint8)
+    labels[10:] = 1
+    found = measure_labels(labels, grid_of(labels), NAMES[:1])[0]
+    assert found.surface_area_nm2 == pytest.approx(0.92 * 300**2, rel=0.01)  # the open edges of the wall count less
+
+
 def test_the_faces_of_the_volume_are_no_surface():
     labels = np.ones((5, 6, 7), np.uint8)
     assert measure_labels(labels, grid_of(labels), NAMES[:1])[0].surface_area_nm2 == 0
