@@ -41,7 +41,7 @@ class Runner(ModelRunner):
         return ()
 
     def plan(self, model, grid, params, device):
-        raise NotImplementedError
+        raise AssertionError("nothing was to be planned")
 
     def segment(self, volume, params, context):
         yield from ()
