@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/nnunet_memory.py --model FOLDER [--shape 128 192 192] [--stub] [--json FILE]
+    python benchmarks/nnunet_memory.py [--model FOLDER] [--shape 128 192 192] [--stub] [--json FILE]
 
 Every run has a process of its own. The base is the process's peak after all imports, the model's weights and one tile;
 what is printed is what the run adds to it. ``--stub`` replaces the network by a copy of its input, so that the shape
@@ -24,8 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from cryomamba_backends.nnunet.runner import BUNDLED
+
 LIMIT_MIB = 32
 ENGINES = ("ours", "stock")
+WRITER = Path(__file__).parents[1] / "tools" / "write_trained_folder.py"
 
 
 def peak_mib() -> float:
@@ -140,6 +143,12 @@ def measure(engine: str, options: argparse.Namespace, volume_path: Path) -> floa
     return float(done.stdout.strip().splitlines()[-1])
 
 
+def demo_model(folder: Path) -> Path:
+    """The model that comes with the package, as stock nnU-Net opens it."""
+    subprocess.run([sys.executable, str(WRITER), str(BUNDLED / "cryomamba-demo"), str(folder)], check=True)
+    return folder
+
+
 def make_volume(path: Path, shape: tuple[int, int, int]) -> None:
     """A volume of noise, written section by section."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
@@ -152,7 +161,7 @@ def make_volume(path: Path, shape: tuple[int, int, int]) -> None:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="trained-model folder")
+    parser.add_argument("--model", type=Path, help="trained-model folder; the demo's model if left out")
     parser.add_argument("--shape", type=int, nargs=3, default=(128, 192, 192), help="z y x; z is then doubled")
     parser.add_argument("--stub", action="store_true", help="a network without work")
     parser.add_argument("--threads", type=int, default=2)
@@ -167,6 +176,7 @@ def main() -> None:
     z, y, x = options.shape
     figures: dict[str, Any] = {"shape": [z, y, x], "stub": options.stub}
     with tempfile.TemporaryDirectory() as folder:
+        options.model = options.model or demo_model(Path(folder) / "demo-model")
         for depth in (z, 2 * z):
             path = Path(folder) / f"{depth}.npy"
             make_volume(path, (depth, y, x))

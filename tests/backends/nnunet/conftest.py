@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import frozen
+from write_trained_folder import write_trained_folder
 
 from cryomamba_core.geometry import Region
 from cryomamba_core.models import ModelInfo
@@ -184,25 +184,8 @@ def as_trained_folder(tmp_path: Path) -> Callable[[Path], Path]:
     """Write an installed model back as a trained-model folder that stock nnU-Net opens."""
 
     def write(installed: Path) -> Path:
-        from cryomamba_backends.nnunet.installed import read_installed
-
-        model = read_installed(installed)
         folder = tmp_path / f"{installed.name}-trained"
-        folder.mkdir()
-        for file in ("plans.json", "dataset.json"):
-            shutil.copy(installed / file, folder / file)
-        for fold in model.record.folds:
-            network = model.network(fold, model.recipe())
-            (folder / f"fold_{fold.fold}").mkdir()
-            torch.save(
-                {
-                    "network_weights": network.state_dict(),
-                    "trainer_name": "nnUNetTrainer",
-                    "init_args": {"configuration": model.record.configuration},
-                    "inference_allowed_mirroring_axes": model.record.mirroring_axes or None,
-                },
-                folder / f"fold_{fold.fold}" / "checkpoint_final.pth",
-            )
+        write_trained_folder(installed, folder)
         return folder
 
     return write
