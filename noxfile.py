@@ -88,9 +88,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Core, server and file formats, without torch."""
+    """Core, client, server and file formats, without torch; as many tests at a time as there are processors."""
     session.install("--editable", ".[server]", *_group("test"))
-    _pytest(session, "--ignore=tests/backends/nnunet", "--ignore=tests/faults", *session.posargs)
+    _pytest(session, "-n", "auto", "--ignore=tests/backends/nnunet", "--ignore=tests/faults", *session.posargs)
 
 
 @nox.session(python=False)
@@ -102,7 +102,7 @@ def tests_nnunet(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def faults(session: nox.Session) -> None:
-    """Workers and engines that are killed, full disks, broken plugins."""
+    """Workers, engines and servers that are killed, full disks, lines that are cut, clients that stall."""
     _require(session, "pytest", "sqlalchemy")
     _pytest(session, "tests/faults", *session.posargs)
 

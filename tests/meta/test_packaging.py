@@ -26,8 +26,8 @@ def test_the_installed_version_is_that_of_the_project_file():
     assert metadata.version("cryomamba") == PROJECT["version"]
 
 
-def test_the_base_installation_has_no_model_library_no_desktop_and_no_network():
-    heavy = {"alembic", "httpx", "napari", "pyqt5", "pyqt6", "qtpy", "quart", "sqlalchemy", "torch", "trio-websocket"}
+def test_the_base_installation_has_no_model_library_no_desktop_and_no_server():
+    heavy = {"alembic", "hypercorn", "napari", "pyqt5", "pyqt6", "qtpy", "quart", "sqlalchemy", "torch"}
     assert names(PROJECT["dependencies"]).isdisjoint(heavy)
 
 
@@ -56,9 +56,15 @@ def test_the_versions_of_the_constraints_are_allowed_by_the_project_file():
 
 #: Import name → distribution, where they differ.
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "dynamic_network_architectures": "dynamic-network-architectures",
+    "jwt": "pyjwt",
     "nrrd": "pynrrd",
+    "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
+    "quart_trio": "quart-trio",
     "rich_click": "rich-click",
+    "trio_websocket": "trio-websocket",
     "typed_settings": "typed-settings",
     "uuid_utils": "uuid-utils",
 }
