@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
 
+from cryomamba_core.errors import InvalidParameter
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.measures import LabelStatistics
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.volumes import IntensityStatistics
+
+#: Bytes of an artifact's name: with the tomogram's name before it, it is still a file name.
+_LONGEST_NAME = 100
+#: A SHA-256 as it is written everywhere here.
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def require_plain_name(name: str) -> None:
+    """Raise `InvalidParameter` for what an artifact cannot be called."""
+    if not name or name.startswith(".") or set(name) & set("/\\") or not name.isprintable():
+        raise InvalidParameter(f"{name[:_LONGEST_NAME]!r} is no plain file name")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise InvalidParameter(f"the file name {name[:_LONGEST_NAME]!r}… is longer than {_LONGEST_NAME} bytes")
 
 
 @frozen(kw_only=True)
 class Artifact:
     """A file that a job made.
 
+    Whoever says what it is may be a stranger, and its name becomes part of a path: what is no plain
+    file name is refused here, wherever it comes from.
+
     Attributes
     ----------
     name
-        File name within the job, e.g. ``mask.mrc``.
+        File name within the job, e.g. ``mask.mrc``: without a folder, not hidden, at most 100 bytes.
     media_type
         MIME type.
     size
-        In bytes.
+        In bytes, 0 or more.
     sha256
-        Hex digest of the content.
+        Digest of the content, 64 hexadecimal digits in lower case.
     url, url_expires_at
         Where to fetch it and until when (UTC), where the transport has addresses.
     """
@@ -37,6 +55,11 @@ class Artifact:
     sha256: str
     url: str | None = None
     url_expires_at: datetime | None = None
+
+    def __attrs_post_init__(self) -> None:
+        require_plain_name(self.name)
+        if self.size < 0 or not _DIGEST.fullmatch(self.sha256):
+            raise InvalidParameter(f"the size or the SHA-256 of {self.name!r} is none")
 
 
 @frozen(kw_only=True)

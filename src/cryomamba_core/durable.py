@@ -60,6 +60,14 @@ def write_whole(target: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def write_privately(target: Path, data: bytes) -> None:
+    """Replace the content of `target` as `write_whole` does; at no moment may anybody but its owner read it."""
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600, exist_ok=False)
+        partial.write_bytes(data)
+
+
 def sha256_of(path: Path, *, on_chunk: Callable[[int], None] | None = None) -> str:
     """Hex SHA-256 of a file; `on_chunk` hears the size of each piece that is done and may raise to stop."""
     digest = hashlib.sha256()

@@ -10,6 +10,7 @@
     heartbeat          its time of change is the worker's last sign of life
     cancel             its presence is the order to stop
     worker.log         what the worker printed
+    source/            a link to the tomogram that the worker has opened, if that lies in a shared folder
     artifacts/         what the exporters wrote; manifest.json last
 
 Events, previews and results belong to one attempt: `begin_attempt` clears them and keeps labels and
@@ -54,6 +55,9 @@ class JobSpec:
         What the user asked for; runner, model and artifacts are named.
     source
         Absolute path of the tomogram.
+    source_root
+        The folder below which the worker may follow no link to the source; None for a source that is opened as
+        it is.
     source_name
         The file's name as its owner knows it.
     grid
@@ -74,6 +78,7 @@ class JobSpec:
     device: str
     threads: int = 0
     attempt: int = 1
+    source_root: str | None = None
 
 
 @frozen(kw_only=True)

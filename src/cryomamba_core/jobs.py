@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -9,9 +12,18 @@ from typing import Any
 from attrs import field, frozen
 
 from cryomamba_core.artifacts import Artifact
-from cryomamba_core.errors import ErrorInfo, IllegalTransition, InputError
+from cryomamba_core.errors import ErrorInfo, IllegalTransition, InputError, InvalidParameter, UnusableVoxelSize
 from cryomamba_core.geometry import Vector3
 from cryomamba_core.previews import PreviewPolicy
+
+#: Characters of a job's label: no file name, which a label often is, is longer.
+MAX_LABEL = 255
+#: Characters of a runner's name, and of a model's, which may be the path of a folder where the engine is a local one.
+MAX_RUNNER, MAX_MODEL = 200, 4096
+#: Bytes of a runner's parameters as JSON, and how deep they may be nested.
+MAX_PARAMS, MAX_DEPTH = 64 << 10, 32
+#: How many artifacts may be named, and the characters of each name.
+MAX_ARTIFACTS, MAX_ARTIFACT = 32, 100
 
 
 class JobState(StrEnum):
@@ -78,7 +90,7 @@ class Source:
 
 @frozen(kw_only=True)
 class JobConfig:
-    """What a user asks for.
+    """What a user asks for. It is kept, sent and listed often, so none of it may be large.
 
     Attributes
     ----------
@@ -108,6 +120,28 @@ class JobConfig:
     voxel_size: Vector3 | None = None
     preview: PreviewPolicy = field(factory=PreviewPolicy)
     label: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.voxel_size is not None and not all(0 < size < math.inf for size in self.voxel_size):
+            raise UnusableVoxelSize(f"the voxel size {self.voxel_size} is not positive", hint="give it in Å")
+        for name, text, most in (
+            ("label", self.label, MAX_LABEL),
+            ("model", self.model, MAX_MODEL),
+            ("runner", self.runner, MAX_RUNNER),
+        ):
+            if text is not None and len(text) > most:
+                raise InvalidParameter(f"{name} has {len(text)} characters, and may have {most}")
+        if self.artifacts is not None and len(self.artifacts) > MAX_ARTIFACTS:
+            raise InvalidParameter(f"artifacts names {len(self.artifacts)}, and may name {MAX_ARTIFACTS}")
+        if max(map(len, self.artifacts or ()), default=0) > MAX_ARTIFACT:
+            raise InvalidParameter(f"artifacts has a name of more than {MAX_ARTIFACT} characters")
+        if _nests_deeper(self.params, MAX_DEPTH):
+            raise InvalidParameter(f"params is nested deeper than {MAX_DEPTH} levels")
+        if self.params and (size := _json_size(self.params)) > MAX_PARAMS:
+            raise InvalidParameter(
+                f"params has {size} bytes as JSON, and may have {MAX_PARAMS}",
+                hint="name a file that holds what is large, if the runner can read one",
+            )
 
 
 @frozen(kw_only=True)
@@ -154,6 +188,8 @@ class JobRecord:
         How far the worker is, None before the first report.
     queue_position
         How many jobs run first, for a queued job; else None.
+    starts_in_seconds
+        Expected time to the start of a queued job, in seconds; None while it is not known.
     attempt
         Counts the workers that were started on it; 0 before the first.
     created_at, started_at, finished_at
@@ -172,6 +208,7 @@ class JobRecord:
     config: JobConfig
     progress: JobProgress | None = None
     queue_position: int | None = None
+    starts_in_seconds: float | None = None
     attempt: int = 0
     created_at: datetime
     started_at: datetime | None = None
@@ -184,3 +221,18 @@ class JobRecord:
     def eta_seconds(self) -> float | None:
         """Expected time to the end, in seconds."""
         return self.progress.eta_seconds if self.progress else None
+
+
+def _json_size(params: dict[str, Any]) -> int:
+    """Bytes of parameters as JSON; what is no JSON is refused where it is needed as such."""
+    return len(json.dumps(params, ensure_ascii=False, default=str).encode(errors="surrogatepass"))
+
+
+def _nests_deeper(value: object, levels: int) -> bool:
+    if isinstance(value, dict):
+        inner: Iterable[object] = value.values()
+    elif isinstance(value, list | tuple):
+        inner = value
+    else:
+        return False
+    return levels == 0 or any(_nests_deeper(each, levels - 1) for each in inner)

@@ -35,13 +35,16 @@ class JobPlan:
     Attributes
     ----------
     run
-        What the runner expects.
+        What the runner expects; its time, if it does not know it, as such jobs have taken before.
     device
         Where it would run, e.g. ``cpu``.
     queue_position
         How many jobs would run first.
+    starts_in_seconds
+        Expected time to its start, in seconds; None when it is not known.
     """
 
     run: RunPlan
     device: str
     queue_position: int
+    starts_in_seconds: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import pluggy
-from attrs import field, frozen
+from attrs import frozen
 
 from cryomamba_core import hookspecs, interfaces
+from cryomamba_core.artifacts import require_plain_name
 from cryomamba_core.errors import InputError, MissingFile, PluginFault, UnknownFormat, UnknownPlugin
 from cryomamba_core.interfaces.readers import FIRST_BYTES
+from cryomamba_core.plugin_record import PluginRecord
 from cryomamba_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,29 +30,6 @@ log: logging.Logger = logging.getLogger(__name__)
 
 #: Distribution whose plugins are registered first, so that no stranger takes their names.
 OURS = "cryomamba"
-
-
-@frozen(kw_only=True)
-class PluginRecord:
-    """One installed plugin, whether it works or not.
-
-    Attributes
-    ----------
-    name
-        Name of its entry point.
-    distribution, version
-        The package that it came with.
-    provides
-        Kind → names of what it registered; empty if it was left out.
-    error
-        Why it was left out; empty if it works.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    provides: dict[str, tuple[str, ...]] = field(factory=dict)
-    error: str = ""
 
 
 class Registry(Generic[T]):
@@ -175,6 +155,10 @@ class PluginHost:
             raise MissingFile(
                 f"{path} cannot be opened: {error.strerror}", hint="check the path and its permissions"
             ) from error
+        return self.reader_of(path, first_bytes)
+
+    def reader_of(self, path: Path, first_bytes: bytes) -> interfaces.VolumeReader:
+        """The reader that takes a file of which the name and the first bytes are known; raises `UnknownFormat`."""
         for reader in self.readers:
             if reader.can_read(path, first_bytes):
                 return reader
@@ -196,7 +180,11 @@ class PluginHost:
             if colon and scheme.lower() in transport.schemes:
                 return transport
         schemes = ", ".join(f"{scheme}:" for transport in self.transports for scheme in transport.schemes)
-        raise UnknownPlugin(f"no transport speaks {url!r}", hint=f"addresses start with: {schemes or 'none installed'}")
+        meant = _whole_address(url)
+        hint = f"do you mean {meant}? " if meant else ""
+        raise UnknownPlugin(
+            f"no transport speaks {url!r}", hint=f"{hint}addresses start with: {schemes or 'none installed'}"
+        )
 
     def job_changed(self, record: JobRecord) -> None:
         """Tell the observers; what they raise is logged."""
@@ -285,6 +273,7 @@ class PluginHost:
                 if entry_name in registry or (registry.kind, entry_name) in offered:
                     raise PluginFault(f"a {registry.kind} called {entry_name!r} is already registered")
                 if isinstance(entry, interfaces.Exporter):
+                    require_plain_name(entry.artifact)
                     if entry.artifact in artifacts:
                         raise PluginFault(f"an artifact called {entry.artifact!r} is already made")
                     artifacts.add(entry.artifact)
@@ -351,6 +340,25 @@ def _raising(error: Exception) -> Callable[[], object]:
         raise error
 
     return load
+
+
+def _whole_address(url: str) -> str:
+    """What somebody may mean who names a server by its host alone, or by host and port; empty for anything else."""
+    from cryomamba_core.protocol.addresses import ServerAddress
+
+    found = _HOST.fullmatch(url.strip())
+    if found is None:
+        return ""
+    host, port = found[1], found[2] or f":{_PORT}"
+    try:
+        scheme = "http" if ServerAddress.parse(f"https://{host}").loopback else "https"
+    except InputError:
+        return ""
+    return f"{scheme}://{host}{port}{found[3] or ''}"
+
+
+#: A host, a port, and a path; and the port of ``cryomamba serve``, unless it is told another one.
+_HOST, _PORT = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/\S*)?", re.ASCII), 8765
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from cryomamba_core.errors import StorageDamaged
+from cryomamba_core.errors import InvalidParameter, StorageDamaged
 from cryomamba_core.geometry import Index3, Region, VoxelGrid, to_index
 from cryomamba_core.label_file import LabelArray
 from cryomamba_core.labels import LabelBlock
@@ -29,6 +30,10 @@ class PreviewPolicy:
 
     max_voxels: int = field(default=64 * 256 * 256)
     interval_seconds: float = 0.5
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_voxels < 0 or not 0 <= self.interval_seconds < math.inf:
+            raise InvalidParameter("a preview has neither less than 0 voxels nor less than 0 seconds")
 
 
 @frozen(kw_only=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import platformdirs
 from attrs import field, frozen
 
 from cryomamba_core.errors import InvalidParameter
+
+S = TypeVar("S")
 
 
 def default_data_dir() -> Path:
@@ -44,6 +47,9 @@ class Settings:
     nifti_angstrom_as_mm
         Whether NIfTI and NRRD masks are written with 1 Å as 1 mm, for viewers that cannot show lengths of
         1e-7 mm; else in true mm (``CRYOMAMBA_NIFTI_ANGSTROM_AS_MM``).
+    allow_plain_http
+        Whether a client may send its token and its tomograms unencrypted to another computer: for a network
+        of which nobody else hears anything (``CRYOMAMBA_ALLOW_PLAIN_HTTP``).
     """
 
     data_dir: Path = field(factory=default_data_dir, converter=_absolute)
@@ -52,6 +58,7 @@ class Settings:
     max_attempts: int = 2
     stale_seconds: float = 60.0
     nifti_angstrom_as_mm: bool = False
+    allow_plain_http: bool = False
 
     @property
     def models_dir(self) -> Path:
@@ -77,6 +84,28 @@ def load_settings(config_file: Path | None = None) -> Settings:
     InvalidParameter
         If a named file is missing, or a setting is unknown or has a wrong type.
     """
+    return load_table(Settings, config_file, section="cryomamba", prefix="CRYOMAMBA_")
+
+
+def load_table(kind: type[S], config_file: Path | None, *, section: str, prefix: str) -> S:
+    """Settings of one class from a table of the TOML file and from the environment.
+
+    Parameters
+    ----------
+    kind
+        An attrs class with defaults.
+    config_file
+        As for `load_settings`.
+    section
+        Name of the table.
+    prefix
+        What the names of its environment variables start with.
+
+    Raises
+    ------
+    InvalidParameter
+        If a named file is missing, or a setting is unknown or has a wrong type.
+    """
     import typed_settings
     from typed_settings.exceptions import TsError
 
@@ -88,12 +117,12 @@ def load_settings(config_file: Path | None = None) -> Settings:
     typed_settings.register_strlist_hook(converter, sep=",")  # type: ignore[arg-type]  # its own converter is meant
     try:
         return typed_settings.load_settings(
-            Settings,
+            kind,
             loaders=[
                 typed_settings.FileLoader(
-                    files=files, env_var=None, formats={"*.toml": typed_settings.TomlFormat(section="cryomamba")}
+                    files=files, env_var=None, formats={"*.toml": typed_settings.TomlFormat(section=section)}
                 ),
-                typed_settings.EnvLoader(prefix="CRYOMAMBA_"),
+                typed_settings.EnvLoader(prefix=prefix),
             ],
             converter=converter,
         )

@@ -7,9 +7,10 @@ import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from cattrs import Converter, transform_error
+from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.errors import BaseValidationError
 from cattrs.strategies import configure_tagged_union
 
@@ -29,12 +30,30 @@ def converter() -> Converter:
     made.register_structure_hook(bytes, lambda value, _: base64.b64decode(value, validate=True))
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode())
     made.register_structure_hook(bool, _strict(bool))
-    made.register_structure_hook(int, _strict(int))
+    made.register_structure_hook(int, lambda value, _: _whole_number(value))
     made.register_structure_hook(float, lambda value, _: _number(value))
     made.register_structure_hook(str, _strict(str))
+    made.register_structure_hook_factory(_is_row, _row_structure)
     made.register_structure_hook(StrEnum, lambda value, kind: kind(value))
     configure_tagged_union(JobEvent, made, tag_name="type", tag_generator=lambda kind: str(vars(kind)["type"]))
     return made
+
+
+def _is_row(kind: Any) -> bool:
+    """Whether it is a tuple of any length, such as ``tuple[str, ...]``."""
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,)
+
+
+def _row_structure(kind: Any, converter: Converter) -> Any:
+    """Make tuples of JSON lists only: a text could be gone through as well, letter by letter."""
+    structure = homogenous_tuple_structure_factory(kind, converter)
+
+    def structure_row(value: Any, given: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"expected a list, got {type(value).__name__}")
+        return structure(value, given)
+
+    return structure_row
 
 
 def _strict(kind: type) -> Any:
@@ -44,6 +63,15 @@ def _strict(kind: type) -> Any:
         return value
 
     return structure
+
+
+def _whole_number(value: Any) -> int:
+    """JSON has one kind of number: 2.0 is 2."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, got {value!r}")
+    return value
 
 
 def _number(value: Any) -> float:

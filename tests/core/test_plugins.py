@@ -195,6 +195,7 @@ BROKEN = {
     ),
     "nameless": (RUNNER.format(name=""), "cryomamba_register_runners got a Runner without a name"),
     "taken-artifact": (EXPORTER.format(name="special", artifact="mask.mrc"), "'mask.mrc' is already made"),
+    "hidden-artifact": (EXPORTER.format(name="special", artifact="../mask.mrc"), "no plain file name"),
     "manifest": (EXPORTER.format(name="special", artifact="manifest.json"), "'manifest.json' is already made"),
 }
 

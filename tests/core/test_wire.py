@@ -9,7 +9,7 @@ from cryomamba_core.errors import ErrorInfo, InputError, InvalidParameter
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.jobs import JobConfig, JobProgress, JobRecord, JobState, Source
-from cryomamba_core.previews import Preview
+from cryomamba_core.previews import Preview, PreviewPolicy
 from cryomamba_core.wire import dump_json, from_plain, load_json
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -34,7 +34,7 @@ EVENTS = [
     (PreviewReady(seq=3, at=NOW, preview=PREVIEW), "preview"),
     (PreviewReady(seq=3, at=NOW), "preview"),
     (
-        Completed(seq=4, at=NOW, artifacts=(Artifact(name="mask.mrc", media_type="x/y", size=3, sha256="00"),)),
+        Completed(seq=4, at=NOW, artifacts=(Artifact(name="mask.mrc", media_type="x/y", size=3, sha256="00" * 32),)),
         "completed",
     ),
     (Failed(seq=5, at=NOW, error=ErrorInfo(code="a/b", message="m", hint="h", retryable=True)), "error"),
@@ -64,6 +64,7 @@ def test_a_record_survives_json():
         ({"source": {"path": "/a"}, "voxel_size": [1, 2]}, "voxel_size"),
         ({"source": {"path": "/a"}, "voxel_size": ["1", 2, 3]}, "voxel_size[0]"),
         ({"source": {"path": 3}}, "path"),
+        ({"source": {"path": "/a"}, "artifacts": "mask.mrc"}, "JobConfig.artifacts"),
         ({}, "source"),
     ],
 )
@@ -71,6 +72,18 @@ def test_what_does_not_fit_is_refused_and_named(plain, place):
     with pytest.raises(InvalidParameter) as caught:
         from_plain(plain, JobConfig)
     assert place in caught.value.message
+
+
+@pytest.mark.parametrize("value", [2.5, True, "2", None, float("inf"), float("nan")])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(InvalidParameter, match="max_voxels"):
+        from_plain({"max_voxels": value}, PreviewPolicy)
+
+
+def test_a_whole_number_may_be_written_with_a_point_as_json_allows():
+    policy = from_plain({"max_voxels": 2.0}, PreviewPolicy)
+    assert policy.max_voxels == 2
+    assert type(policy.max_voxels) is int
 
 
 def test_an_error_of_ours_inside_a_value_is_raised_as_it_is():

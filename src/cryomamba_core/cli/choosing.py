@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from attrs import frozen
 
-from cryomamba_core.cli.state import LOCAL, CliState
+from cryomamba_core.cli.state import CliState
 from cryomamba_core.errors import InputError, InvalidParameter, MissingFile, UnknownModel, UnknownPlugin, UnusableModel
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def choose(
     if runner is not None and runner not in {info.runner for info in known}:
         state.host.runners.get(runner)
     found = _install(state, known, model, runner) if model is not None and _is_folder(model, known) else None
-    found = found or find_model(known, model, runner)
+    found = found or find_model(known, model, runner, remote=state.remote)
     return Choice(runner=found.runner, model=found.name, params=parameters_for(state.host, found.runner, assignments))
 
 
-def find_model(known: Sequence[ModelInfo], name: str | None, runner: str | None) -> ModelInfo:
-    """The model that a name, a runner or both mean; raises `UnknownModel`."""
+def find_model(known: Sequence[ModelInfo], name: str | None, runner: str | None, *, remote: bool = False) -> ModelInfo:
+    """The model that a name, a runner or both mean, on a `remote` engine or here; raises `UnknownModel`."""
     offered = [info for info in known if runner in (None, info.runner)]
     found = [info for info in offered if name in (None, info.name)]
     if len(found) == 1:
@@ -82,9 +82,13 @@ def find_model(known: Sequence[ModelInfo], name: str | None, runner: str | None)
         raise UnknownModel(f"runner {runner} has {'several models' if found else 'no model'}", hint=hint)
     near = difflib.get_close_matches(name, [info.name for info in offered], n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are: {_listed(offered)};"
-    raise UnknownModel(
-        f"no model is called {name!r}", hint=f"{hint} add one with: cryomamba models install FOLDER --name NAME"
-    )
+    raise UnknownModel(f"no model is called {name!r}", hint=f"{hint} add one {install_words(remote=remote)}")
+
+
+def install_words(*, remote: bool) -> str:
+    """How a model is added, and on which computer."""
+    where = "on the server's machine, " if remote else ""
+    return f"{where}with: cryomamba models install FOLDER --name NAME"
 
 
 def parameters_for(host: PluginHost, runner: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def runner_for_folder(host: PluginHost, folder: Path, runner: str | None) -> Mod
 
 def require_local(state: CliState, reason: str) -> None:
     """Refuse what only works with the engine on this machine."""
-    if state.server.partition(":")[0].lower() != LOCAL.rstrip(":"):
+    if state.remote:
         raise InputError(reason, hint="do this there, without --server")
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class, split_arg_string
 
-from cryomamba_core.cli.state import LOCAL, CliState
+from cryomamba_core.cli.options import named_behind
+from cryomamba_core.cli.state import CliState
+from cryomamba_core.cli.wording import harmless, one_line
 
 if TYPE_CHECKING:
-    from cryomamba_core.interfaces import ModelRunner
+    from cryomamba_core.interfaces import ModelRunner, Session
+    from cryomamba_core.models import ModelInfo
 
+T = TypeVar("T")
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+#: Seconds that a server has to answer.
+PATIENCE = 1.0
+#: Jobs that are offered.
+JOBS = 50
 
 #: How a shell is told to load the completion of this command.
 PROGRAM = "cryomamba"
@@ -42,7 +53,7 @@ def complete_variable() -> str:
     return f"_{PROGRAM.upper()}_COMPLETE"
 
 
-def _quietly(complete: Callable[[click.Context, str], Iterable[tuple[str, str]]]) -> Completer:
+def quietly(complete: Callable[[click.Context, str], Iterable[tuple[str, str]]]) -> Completer:
     """A completer that offers nothing rather than an error in the middle of a line."""
 
     def completer(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -50,27 +61,92 @@ def _quietly(complete: Callable[[click.Context, str], Iterable[tuple[str, str]]]
             offers = list(complete(context, incomplete))
         except Exception:  # noqa: BLE001  # the command itself will say what is wrong
             return []
-        return [CompletionItem(word, help=about) for word, about in offers if word.startswith(incomplete)]
+        return [
+            CompletionItem(harmless(one_line(word)), help=harmless(one_line(about)))
+            for word, about in offers
+            if word.startswith(incomplete)
+        ]
 
     return completer
+
+
+def glue_environment(environment: MutableMapping[str, str]) -> None:
+    """Put together what bash has torn apart of the line that is to be completed."""
+    if not environment.get(complete_variable(), "").startswith("bash"):
+        return
+    words, cursor = glue_words(split_arg_string(environment["COMP_WORDS"]), int(environment["COMP_CWORD"]))
+    environment["COMP_WORDS"], environment["COMP_CWORD"] = shlex.join(words), str(cursor)
+
+
+def glue_words(words: Sequence[str], cursor: int) -> tuple[list[str], int]:
+    """Words as they were typed, where bash has torn addresses apart at their colons.
+
+    Parameters
+    ----------
+    words
+        As bash has them: ``https``, ``:``, ``//gpu7``, ``:`` and ``8765`` for one address.
+    cursor
+        Number of the word that is to be completed; that one is left alone, since bash replaces it only.
+
+    Returns
+    -------
+    glued, cursor
+        The words, and the number of the same one among them.
+    """
+    glued: list[str] = []
+    for number, word in enumerate(words[:cursor]):
+        if number and (_is_colon(word) or _is_colon(words[number - 1])):
+            glued[-1] += word
+        else:
+            glued.append(word)
+    return [*glued, *words[cursor:]], len(glued)
+
+
+def _is_colon(word: str) -> bool:
+    return bool(word) and not word.strip(":")
 
 
 def _state(context: click.Context) -> CliState:
     given: dict[str, Any] = context.find_root().params
     data_dir, config = given.get("data_dir"), given.get("config")
-    return CliState(data_dir=Path(data_dir) if data_dir else None, config=Path(config) if config else None)
+    state = CliState(data_dir=Path(data_dir) if data_dir else None, config=Path(config) if config else None)
+    for source in (given.get, partial(named_behind, context)):
+        state.use_server(source("server"), source("fingerprint"))
+    return state
+
+
+def _ask(state: CliState, question: Callable[[Session], Awaitable[Sequence[T]]]) -> Sequence[T]:
+    """What a server answers, if it does so at once: nobody waits for the end of a word."""
+    import trio
+
+    async def ask() -> Sequence[T]:
+        with trio.move_on_after(PATIENCE):
+            async with state.session() as session:
+                return await question(session)
+        return ()
+
+    return trio.run(ask)
+
+
+def _known_models(state: CliState) -> Iterable[ModelInfo]:
+    """Models of the server; of the engine here without starting it."""
+    if state.remote:
+        return _ask(state, lambda session: session.models())
+    return (info for runner in state.host.runners for info in runner.models())
 
 
 def _models(context: click.Context, _: str) -> Iterable[tuple[str, str]]:
     runner = context.params.get("runner")
-    for known in _state(context).host.runners:
-        if runner in (None, known.name):
-            for info in known.models():
-                yield info.name, ", ".join(label.name for label in info.labels)
+    for info in _known_models(_state(context)):
+        if runner in (None, info.runner):
+            yield info.name, ", ".join(label.name for label in info.labels)
 
 
 def _runners(context: click.Context, _: str) -> Iterable[tuple[str, str]]:
-    return ((name, "") for name in _state(context).host.runners.names)
+    state = _state(context)
+    if state.remote:
+        return ((name, "") for name in dict.fromkeys(info.runner for info in _known_models(state)))
+    return ((name, "") for name in state.host.runners.names)
 
 
 def _artifacts(context: click.Context, _: str) -> Iterable[tuple[str, str]]:
@@ -80,11 +156,13 @@ def _artifacts(context: click.Context, _: str) -> Iterable[tuple[str, str]]:
 
 
 def _jobs(context: click.Context, _: str) -> Iterable[tuple[str, str]]:
-    """Ids from the data directory: asking the engine would start it."""
-    if context.find_root().params.get("server", LOCAL) != LOCAL:
+    """The newest jobs of the server; here ids from the data directory, since asking the engine would start it."""
+    state = _state(context)
+    if state.remote:
+        for record in _ask(state, lambda session: session.jobs(limit=JOBS)):
+            yield record.id, f"{record.state} {record.config.label}"
         return
-    folder = _state(context).settings.jobs_dir
-    for entry in sorted(folder.iterdir(), reverse=True):
+    for entry in sorted(state.settings.jobs_dir.iterdir(), reverse=True):
         yield entry.name, ""
 
 
@@ -103,18 +181,17 @@ def _parameters(context: click.Context, incomplete: str) -> Iterable[tuple[str, 
 
 
 def _chosen_runner(context: click.Context) -> ModelRunner | None:
-    runners = _state(context).host.runners
+    """The runner that a call names itself or by its model, as far as it is installed here."""
+    state = _state(context)
+    runners = state.host.runners
     name, model = context.params.get("runner"), context.params.get("model")
-    if name in runners:
-        return runners.get(str(name))
-    for runner in runners:
-        if any(info.name == model for info in runner.models()):
-            return runner
-    return None
+    if name is None and model is not None:
+        name = next((info.runner for info in _known_models(state) if info.name == model), None)
+    return runners.get(str(name)) if name in runners else None
 
 
-complete_models = _quietly(_models)
-complete_runners = _quietly(_runners)
-complete_artifacts = _quietly(_artifacts)
-complete_jobs = _quietly(_jobs)
-complete_parameters = _quietly(_parameters)
+complete_models = quietly(_models)
+complete_runners = quietly(_runners)
+complete_artifacts = quietly(_artifacts)
+complete_jobs = quietly(_jobs)
+complete_parameters = quietly(_parameters)

@@ -9,27 +9,30 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from cryomamba_core.cli import wording
+from cryomamba_core.cli import scopes, wording
+from cryomamba_core.cli.failures import innermost
 from cryomamba_core.errors import ErrorInfo
 
 if TYPE_CHECKING:
     from cryomamba_core.cli.state import CliState
+    from cryomamba_core.interfaces import ServerInfo, Session
+    from cryomamba_core.models import ModelInfo
 
 DISTRIBUTION = "cryomamba"
 #: A first import of torch from a slow disk takes this long, and no longer.
 _TORCH_SECONDS = 120.0
 #: Less free space than this is worth a word: a labelled 4096 × 4096 × 512 tomogram with its artifacts.
-_ROOM = 20 << 30
+_ROOM = 20 * 10**9
 
 _ASK_TORCH = """
 import json, torch
-devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory >> 20} MiB"
+devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory // 10**6} MB"
            for i in range(torch.cuda.device_count())]
 if getattr(torch.backends, "mps", None) and torch.backends.mps.is_available():
     devices.append("mps")
@@ -65,19 +68,24 @@ def examine(state: CliState) -> list[Finding]:
     checks: tuple[tuple[str, Callable[[CliState], Iterator[Finding]]], ...] = (
         ("python", _python),
         ("machine", _machine),
-        ("settings", _settings),
-        ("data directory", _data_directory),
-        ("packages", _packages),
-        ("torch", _torch),
-        ("plugins", _plugins),
-        ("models", _models),
     )
+    if state.remote:
+        checks += (("core packages", _core_packages), ("plugins", _plugins), ("server", _server))
+    else:
+        checks += (
+            ("settings", _settings),
+            ("data directory", _data_directory),
+            ("packages", _packages),
+            ("torch", _torch),
+            ("plugins", _plugins),
+            ("models", _models),
+        )
     findings: list[Finding] = []
     for name, check in checks:
         try:
             findings += check(state)
         except Exception as error:  # noqa: BLE001  # a doctor that faints is of no use
-            info = ErrorInfo.of(error)
+            info = ErrorInfo.of(innermost(error))  # a session's errors come in groups
             findings.append(Finding(name=name, state="problem", message=info.message, fix=info.hint))
     return findings
 
@@ -147,8 +155,12 @@ def _data_directory(state: CliState) -> Iterator[Finding]:
     )
 
 
-def _packages(_: CliState) -> Iterator[Finding]:
+def _core_packages(_: CliState) -> Iterator[Finding]:
     yield from _group("core packages", "", needed=True, why="")
+
+
+def _packages(state: CliState) -> Iterator[Finding]:
+    yield from _core_packages(state)
     yield from _group("[server]", "server", needed=True, why="jobs on this machine")
     yield from _group("[nnunet]", "nnunet", needed=True, why="nnU-Net models")
     extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
@@ -242,4 +254,30 @@ def _models(state: CliState) -> Iterator[Finding]:
         state="ok" if names else "missing",
         message=", ".join(names) or "none installed",
         fix="" if names else "cryomamba models install FOLDER --name NAME",
+    )
+
+
+def _server(state: CliState) -> Iterator[Finding]:
+    """Ask the server, since it is there that jobs run."""
+
+    async def ask(session: Session) -> tuple[ServerInfo, Sequence[ModelInfo]]:
+        return await session.server_info(), await session.models()
+
+    server, known = state.ask(ask)
+    yield Finding(
+        name="server",
+        state="ok",
+        message=f"CryoMamba {server.version} at {state.server}; jobs run on {', '.join(server.devices)}",
+    )
+    missing = scopes.missing_scopes(server, *scopes.EVERYTHING)
+    if missing:
+        fix = "ask whoever runs the server for another token, then log in again"
+        yield Finding(name="token", state="problem", message=scopes.missing_words(missing), fix=fix)
+    for problem in server.problems:
+        yield Finding(name="server", state="missing", message=problem)
+    yield Finding(
+        name="models",
+        state="ok" if known else "missing",
+        message=", ".join(model.name for model in known) or "none installed on the server",
+        fix="" if known else "there: cryomamba models install FOLDER --name NAME",
     )

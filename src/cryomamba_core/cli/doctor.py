@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import Exit
 
-from cryomamba_core.cli.options import json_option
+from cryomamba_core.cli.options import json_option, server_options
 from cryomamba_core.cli.state import CliState, hushed
 
 if TYPE_CHECKING:
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@server_options
 @json_option
 @click.pass_obj
 def doctor(state: CliState, *, as_json: bool) -> None:
     """Say what is installed, which device will be used, what is missing, and the command that fixes it.
 
-    The exit status is 0 if an nnU-Net model can segment a tomogram on this machine, else 1.
+    The exit status is 0 if an nnU-Net model can segment a tomogram on this machine, else 1; with
+    --server, if the server can be used from here.
     """
     from cryomamba_core.cli.diagnosis import examine
     from cryomamba_core.wire import to_plain

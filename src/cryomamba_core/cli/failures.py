@@ -16,14 +16,18 @@ import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
 from cryomamba_core.cli.interruption import Interrupted
+from cryomamba_core.cli.wording import harmless, harmless_json
 from cryomamba_core.errors import (
+    AccessError,
     CryoMambaError,
     ErrorInfo,
     InputError,
     JobError,
     ModelError,
     PluginError,
+    ServerError,
     StorageError,
+    UploadError,
 )
 
 if TYPE_CHECKING:
@@ -44,15 +48,22 @@ EXIT_CODES: dict[int, str] = {
     StorageError.exit_code: "files could not be written or found, or a result exists",
     JobError.exit_code: "a job failed or was canceled",
     COHORT_FAILED: "at least one of several files failed",
+    UploadError.exit_code: "a file could not be sent to the server",
+    AccessError.exit_code: "the server does not know the caller, or does not allow this",
+    ServerError.exit_code: "the server cannot be reached, trusted or understood",
     130: "stopped by Ctrl-C (143 by SIGTERM, 129 by a hang-up)",
 }
 
 _FAMILIES = {
+    "access": AccessError.exit_code,
     "input": InputError.exit_code,
     "job": JobError.exit_code,
     "model": ModelError.exit_code,
     "plugin": PluginError.exit_code,
+    "request": ServerError.exit_code,
+    "server": ServerError.exit_code,
     "storage": StorageError.exit_code,
+    "upload": UploadError.exit_code,
     "usage": USAGE,
 }
 
@@ -81,7 +92,7 @@ def report(error: BaseException, *, as_json: bool, verbose: bool = False, log_fo
     exit_code
         For the process.
     """
-    cause = _innermost(error)
+    cause = innermost(error)
     if isinstance(cause, Interrupted):
         return _say_interrupted(cause, as_json=as_json)
     if isinstance(cause, KeyboardInterrupt | click.Abort):
@@ -133,7 +144,7 @@ def show_error(console: Console, info: ErrorInfo, *, subject: str = "") -> None:
 
 def print_json(value: Any) -> None:
     """Write one JSON document to standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.write(harmless_json(json.dumps(value, ensure_ascii=False, indent=1)) + "\n")
     sys.stdout.flush()
 
 
@@ -146,7 +157,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """Of several errors the one to tell: an interruption, else one with a hint, else the first."""
     found = list(leaves(error))
     for kind in (Interrupted, KeyboardInterrupt, CryoMambaError):
@@ -178,7 +189,7 @@ def _usage(error: click.ClickException) -> ErrorInfo:
 def _unexpected(error: BaseException, info: ErrorInfo, *, verbose: bool, log_folder: Path | None) -> ErrorInfo:
     text = "".join(traceback.format_exception(error))
     if verbose:
-        sys.stderr.write(text)
+        sys.stderr.write(harmless(text))
         return info
     written = _keep(text, log_folder)
     return ErrorInfo(code=info.code, message=info.message, hint=f"{info.hint}; the details are in {written}")

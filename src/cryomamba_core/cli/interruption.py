@@ -94,7 +94,7 @@ class Interruption:
         results: list[T] = []
 
         async def watched() -> None:
-            with trio.open_signal_receiver(*_signals()) as arrivals:
+            with trio.open_signal_receiver(*stopping_signals()) as arrivals:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch, arrivals)
                     with self._work[0]:
@@ -124,7 +124,7 @@ class Interruption:
         self._work[-1].cancel()
 
 
-def _signals() -> list[signal.Signals]:
+def stopping_signals() -> list[signal.Signals]:
     """The signals that mean stop; a hang-up that ``nohup`` has switched off stays so."""
     wanted = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

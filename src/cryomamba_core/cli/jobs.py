@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from cryomamba_core.cli.completion import complete_jobs
-from cryomamba_core.cli.options import json_option
+from cryomamba_core.cli.options import json_option, server_options
 from cryomamba_core.cli.state import CliState
 from cryomamba_core.errors import JobError, JobFailed, JobWasCanceled, UnknownJob
 
 if TYPE_CHECKING:
+    from cryomamba_core.cli.results import Saved
     from cryomamba_core.interfaces import Session
     from cryomamba_core.jobs import JobRecord
 
@@ -33,6 +34,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@server_options
 @json_option
 @click.pass_obj
 def list_jobs(state: CliState, *, limit: int, as_json: bool) -> None:
@@ -48,7 +50,7 @@ def list_jobs(state: CliState, *, limit: int, as_json: bool) -> None:
         state.print_json({"jobs": [to_plain(record) for record in records]})
         return
     if not records:
-        state.err.print("no jobs yet; make one with: cryomamba segment FILE --model NAME")
+        state.err.print(f"no jobs yet; make one with: {state.command('segment FILE --model NAME')}")
         return
     table = new_table("job", "state", "done", "time", "created", "file", "model")
     length = short_length([record.id for record in records])
@@ -60,7 +62,7 @@ def list_jobs(state: CliState, *, limit: int, as_json: bool) -> None:
             done,
             wording.duration(_seconds(record)),
             wording.moment(record.created_at),
-            record.config.label,
+            wording.one_line(record.config.label),
             record.config.model or "",
         )
     state.out.print(table)
@@ -68,6 +70,7 @@ def list_jobs(state: CliState, *, limit: int, as_json: bool) -> None:
 
 @jobs.command("show")
 @click.argument("job_id", metavar="ID", shell_complete=complete_jobs)
+@server_options
 @json_option
 @click.pass_obj
 def show_job(state: CliState, job_id: str, *, as_json: bool) -> None:
@@ -86,6 +89,7 @@ def show_job(state: CliState, job_id: str, *, as_json: bool) -> None:
 
 @jobs.command("watch")
 @click.argument("job_id", metavar="ID", shell_complete=complete_jobs)
+@server_options
 @json_option
 @click.pass_obj
 def watch_job(state: CliState, job_id: str, *, as_json: bool) -> None:
@@ -96,7 +100,7 @@ def watch_job(state: CliState, job_id: str, *, as_json: bool) -> None:
     if record.error is not None:
         raise JobFailed(record.error)
     if record.state == "canceled":
-        raise JobWasCanceled("the job was canceled", hint=f"cryomamba jobs retry {record.id} runs it again")
+        raise JobWasCanceled("the job was canceled", hint=f"{state.command(f'jobs retry {record.id}')} runs it again")
     if as_json:
         state.print_json(to_plain(record))
     else:
@@ -105,6 +109,7 @@ def watch_job(state: CliState, job_id: str, *, as_json: bool) -> None:
 
 @jobs.command("cancel")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_jobs)
+@server_options
 @json_option
 @click.pass_obj
 def cancel_jobs(state: CliState, job_ids: tuple[str, ...], *, as_json: bool) -> None:
@@ -119,6 +124,7 @@ def cancel_jobs(state: CliState, job_ids: tuple[str, ...], *, as_json: bool) -> 
 
 @jobs.command("retry")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_jobs)
+@server_options
 @json_option
 @click.pass_obj
 def retry_jobs(state: CliState, job_ids: tuple[str, ...], *, as_json: bool) -> None:
@@ -131,7 +137,7 @@ def retry_jobs(state: CliState, job_ids: tuple[str, ...], *, as_json: bool) -> N
     records = state.ask(ask)
     _tell(state, records, as_json=as_json)
     if not as_json:
-        state.err.print(f"follow with: cryomamba jobs watch {records[0].id[:SHORT]}", style="dim")
+        state.err.print(f"follow with: {state.command(f'jobs watch {records[0].id[:SHORT]}')}", style="dim")
 
 
 @jobs.command("fetch")
@@ -143,26 +149,14 @@ def retry_jobs(state: CliState, job_ids: tuple[str, ...], *, as_json: bool) -> N
     help="Folder for the results; the current one if left out.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@server_options
 @json_option
 @click.pass_obj
 def fetch_job(state: CliState, job_id: str, *, out: Path, overwrite: bool, as_json: bool) -> None:
     """Save the results of a job that has completed, as segment would have."""
     from cryomamba_core.cli import wording
-    from cryomamba_core.cli.outputs import OutputFolder, stem_of
-    from cryomamba_core.cli.results import fetch
 
-    async def ask(session: Session) -> Any:
-        record = await session.job(await resolve(session, job_id))
-        if record.state != "completed":
-            raise JobError(
-                f"the job is {record.state} and has no results",
-                hint=f"see: cryomamba jobs show {record.id[:SHORT]}",
-            )
-        stem = stem_of(record.config.label or record.id, state.host)
-        with OutputFolder(out, overwrite=overwrite) as folder:
-            return await fetch(session, record, folder, stem, None)
-
-    saved = state.ask(ask)
+    saved = state.run(lambda _: _fetch(state, job_id, out, overwrite=overwrite))
     if as_json:
         state.print_json({"artifacts": saved.plain_artifacts()})
         return
@@ -216,19 +210,49 @@ async def _watch(state: CliState, job_id: str) -> JobRecord:
     import trio
 
     from cryomamba_core.cli.boards import open_board
+    from cryomamba_core.cli.places import keep_places
     from cryomamba_core.cli.rows import Row, follow
 
     async with state.session() as session:
         record = await session.job(await resolve(session, job_id))
         row = Row(name=record.config.label or record.id[:SHORT])
         row.take_record(record)
-        with open_board(state.err, [row]) as board:
+        with open_board(state.err, [row], session) as board:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(board.tick)
+                nursery.start_soon(keep_places, session, [row], board)
                 record = await follow(session, row, board)
                 board.changed(row)
                 nursery.cancel_scope.cancel()
         return record
+
+
+async def _fetch(state: CliState, job_id: str, out: Path, *, overwrite: bool) -> Saved:
+    import trio
+
+    from cryomamba_core.cli.boards import open_board
+    from cryomamba_core.cli.outputs import OutputFolder, stem_of
+    from cryomamba_core.cli.results import fetch
+    from cryomamba_core.cli.rows import Row
+
+    async with state.session() as session:
+        record = await session.job(await resolve(session, job_id))
+        if record.state != "completed":
+            raise JobError(
+                f"the job is {record.state} and has no results",
+                hint=f"see: {state.command(f'jobs show {record.id[:SHORT]}')}",
+            )
+        label = record.config.label or record.id
+        row = Row(name=label)
+        with (
+            OutputFolder(out, overwrite=overwrite) as folder,
+            open_board(state.err, [row], session) as board,
+        ):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(board.tick)
+                saved = await fetch(session, record, folder, stem_of(label, state.host), None, row, board)
+                nursery.cancel_scope.cancel()
+        return saved
 
 
 def _tell(state: CliState, records: Sequence[JobRecord], *, as_json: bool) -> None:
@@ -253,7 +277,8 @@ def _show(state: CliState, record: JobRecord) -> None:
     from cryomamba_core.parameters import format_value
 
     config = record.config
-    state.out.print(Text.assemble((record.config.label or "job", "bold"), "  ", state_text(record.state)))
+    heading = wording.one_line(config.label) or "job"
+    state.out.print(Text.assemble((heading, "bold"), "  ", state_text(record.state)))
     form = new_form()
     params = "  ".join(f"{name}={format_value(value)}" for name, value in config.params.items())
     facts = {
@@ -262,7 +287,7 @@ def _show(state: CliState, record: JobRecord) -> None:
         "model": f"{config.model} (runner {config.runner})",
         "parameters": params,
         "voxel size": wording.lengths(config.voxel_size, "Å, as given") if config.voxel_size else "",
-        "queue": f"after {wording.plural(record.queue_position, 'job')}" if record.queue_position else "",
+        "queue": wording.place(record.queue_position, record.starts_in_seconds),
         "done": wording.percent(record.progress.fraction) if record.progress and record.state.active else "",
         "time left": wording.duration(record.eta_seconds) if record.state.active else "",
         "attempt": str(record.attempt) if record.attempt > 1 else "",

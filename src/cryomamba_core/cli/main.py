@@ -12,25 +12,31 @@ import rich_click as click
 from click.exceptions import Exit
 from click.shell_completion import shell_complete
 
-from cryomamba_core.cli.completion import PROGRAM, complete_variable, completion
+from cryomamba_core.cli.completion import PROGRAM, complete_variable, completion, glue_environment
 from cryomamba_core.cli.doctor import doctor
 from cryomamba_core.cli.failures import BROKEN_PIPE, EXIT_CODES, report
 from cryomamba_core.cli.foreign import glance
 from cryomamba_core.cli.info import info
 from cryomamba_core.cli.jobs import jobs
+from cryomamba_core.cli.known_servers import complete_servers
+from cryomamba_core.cli.login import login, logout
 from cryomamba_core.cli.models import models
 from cryomamba_core.cli.plugins import plugins
 from cryomamba_core.cli.segment import segment
 from cryomamba_core.cli.state import LOCAL, CliState, listen_to_logs
 from cryomamba_core.cli.worker import worker
 
-#: Panels of ``cryomamba --help``; what plugins add comes last.
+#: Panels of ``cryomamba --help``; a command of a plugin has its place here or comes last.
 PANELS = {
-    "Segment": ["info", "segment", "jobs"],
+    "Segment": ["demo", "info", "segment", "jobs"],
+    "Use a server": ["login", "logout"],
+    "Run a server": ["serve", "token", "backup", "restore"],
     "Look after the installation": ["models", "plugins", "doctor", "completion"],
     "Internal": ["worker"],
 }
-OWN = (completion, doctor, info, jobs, models, plugins, segment, worker)
+#: The panel of what is not named there.
+OTHERS = "More"
+OWN = (completion, doctor, info, jobs, login, logout, models, plugins, segment, worker)
 
 
 class Commands(click.RichGroup):
@@ -74,6 +80,7 @@ def _state(ctx: click.Context) -> CliState:
         data_dir=given.get("data_dir"),
         config=given.get("config"),
         server=given.get("server") or LOCAL,
+        fingerprint=given.get("fingerprint"),
         verbose=bool(given.get("verbose")),
     )
     return ctx.obj
@@ -110,6 +117,13 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     default=LOCAL,
     show_default=True,
     help="Engine that runs the jobs (CRYOMAMBA_SERVER).",
+    shell_complete=complete_servers,
+)
+@click.option(
+    "--fingerprint",
+    metavar="SHA256",
+    envvar="CRYOMAMBA_FINGERPRINT",
+    help="The only certificate that the server may show, as it printed it (CRYOMAMBA_FINGERPRINT).",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say more, and show the traceback of an unexpected error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Version.")
@@ -127,6 +141,7 @@ for _command in OWN:
     cli.add_command(_command)
 for _panel, _names in PANELS.items():
     click.command_panel(_panel, commands=_names)(cli)
+click.rich_config({"commands_panel_title": OTHERS})(cli)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -148,6 +163,7 @@ def main(args: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     listen_to_logs(verbose=False, silent=complete_variable() in os.environ)
     if complete_variable() in os.environ:
+        glue_environment(os.environ)
         return shell_complete(cli, {}, PROGRAM, complete_variable(), os.environ[complete_variable()])
     state = CliState()
     try:

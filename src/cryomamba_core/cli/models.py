@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from cryomamba_core.cli.completion import complete_models, complete_runners
-from cryomamba_core.cli.options import json_option
+from cryomamba_core.cli.options import json_option, server_options
 from cryomamba_core.cli.state import CliState
 from cryomamba_core.errors import InvalidParameter
 
@@ -23,6 +23,7 @@ def models() -> None:
 
 
 @models.command("list")
+@server_options
 @json_option
 @click.pass_obj
 def list_models(state: CliState, *, as_json: bool) -> None:
@@ -30,6 +31,7 @@ def list_models(state: CliState, *, as_json: bool) -> None:
     from rich.text import Text
 
     from cryomamba_core.cli import wording
+    from cryomamba_core.cli.choosing import install_words
     from cryomamba_core.cli.tables import new_table
     from cryomamba_core.wire import to_plain
 
@@ -38,7 +40,7 @@ def list_models(state: CliState, *, as_json: bool) -> None:
         state.print_json({"models": [to_plain(model) for model in known]})
         return
     if not known:
-        state.err.print("no models yet; add one with: cryomamba models install FOLDER --name NAME")
+        state.err.print(f"no models yet; add one {install_words(remote=state.remote)}")
         return
     table = new_table("model", "runner", "voxel size", "labels")
     for model in known:
@@ -50,6 +52,7 @@ def list_models(state: CliState, *, as_json: bool) -> None:
 
 @models.command("show")
 @click.argument("name", shell_complete=complete_models)
+@server_options
 @json_option
 @click.pass_obj
 def show_model(state: CliState, name: str, *, as_json: bool) -> None:
@@ -58,7 +61,7 @@ def show_model(state: CliState, name: str, *, as_json: bool) -> None:
     from cryomamba_core.parameters import describe_parameters, format_value
     from cryomamba_core.wire import to_plain
 
-    model = find_model(state.ask(lambda session: session.models()), name, None)
+    model = find_model(state.ask(lambda session: session.models()), name, None, remote=state.remote)
     runners = state.host.runners
     parameters = describe_parameters(runners.get(model.runner).params_type) if model.runner in runners else ()
     if not as_json:
@@ -95,6 +98,7 @@ def show_model(state: CliState, name: str, *, as_json: bool) -> None:
     multiple=True,
     help="Something else that the runner should know, e.g. licence=CC-BY-4.0; may be repeated.",
 )
+@server_options
 @json_option
 @click.pass_obj
 def install_model(

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
+from cryomamba_core.cli.known_servers import complete_servers
+from cryomamba_core.cli.state import CliState
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,6 +37,39 @@ class VoxelSize(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
 def json_option(function: F) -> F:
     """``--json``: one JSON document on standard output, and nothing else there."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")(function)
+
+
+def server_options(function: F) -> F:
+    """``--server`` and ``--fingerprint`` behind the name of a command, as well as before it."""
+    for name, metavar, about, complete in (
+        ("fingerprint", "SHA256", "The only certificate that the server may show.", None),
+        ("server", "URL", "Engine that runs the jobs; also before the name of the command.", complete_servers),
+    ):
+        function = click.option(
+            f"--{name}",
+            metavar=metavar,
+            expose_value=False,
+            callback=_take_server,
+            help=about,
+            shell_complete=complete,
+        )(function)
+    return function
+
+
+def _take_server(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Tell the state of this call, and whoever completes words."""
+    if value is None:
+        return
+    context.meta[f"{__name__}.{parameter.name}"] = value
+    state = context.find_object(CliState)
+    if state is not None:
+        state.use_server(**{"server": None, "fingerprint": None, str(parameter.name): value})
+
+
+def named_behind(context: click.Context, name: str) -> str | None:
+    """What ``--server`` or ``--fingerprint`` behind the command's name says, if it is there."""
+    named: str | None = context.meta.get(f"{__name__}.{name}")
+    return named
 
 
 def voxel_size_option(function: F) -> F:

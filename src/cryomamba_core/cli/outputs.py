@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cryomamba_core.durable import sync_folder
-from cryomamba_core.errors import InvalidParameter, OutputExists, StorageError
+from cryomamba_core.errors import InvalidParameter, OutputExists, ServerError, StorageError
 
 if TYPE_CHECKING:
     from cryomamba_core.plugins import PluginHost
 
+#: Bytes of a stem: with an artifact's name behind it, it is still a file name.
+LONGEST_STEM = 150
+
 
 def stem_of(name: str, host: PluginHost) -> str:
-    """A tomogram's file name without the ending that a reader knows, e.g. ``a`` for ``a.nii.gz``."""
+    """A tomogram's file name without the ending that a reader knows, e.g. ``a`` for ``a.nii.gz``.
+
+    The name may be a job's label, which is any text: what comes of it is one plain file name.
+    """
     endings = sorted({suffix for reader in host.readers for suffix in reader.suffixes}, key=len, reverse=True)
     for ending in endings:
         if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)]
-    return name
+            return plain_name(name[: -len(ending)])
+    return plain_name(name)
+
+
+def plain_name(text: str) -> str:
+    """A text as a file name, or the beginning of one: no folder, not hidden, no option of a command, not too long."""
+    name = "".join(each if each.isprintable() and each not in "/\\" else "_" for each in text).lstrip(".-")
+    return name.encode()[:LONGEST_STEM].decode(errors="ignore") or "_"
 
 
 def target_of(folder: Path, stem: str, artifact: str) -> Path:
@@ -86,11 +100,14 @@ class OutputFolder:
         The folder.
     overwrite
         Whether files that exist are replaced.
+    spared
+        Files that are not replaced all the same: the tomograms.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, spared: Iterable[Path] = ()) -> None:
         self.path = path
         self.overwrite = overwrite
+        self._spared = {_identity(file) for file in spared if file.exists()}
         self._made: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -113,9 +130,39 @@ class OutputFolder:
             except OSError:  # it holds results
                 return
 
-    def stage(self) -> Path:
-        """A new folder inside, for files that are not whole yet."""
-        return Path(tempfile.mkdtemp(prefix=".cryomamba-", dir=self.path))
+    @contextmanager
+    def stage(self, job_id: str) -> Iterator[Path]:
+        """A hidden folder inside, for a job's files that are not whole yet, removed at the end.
+
+        It stays if the line to the server fails, or the process dies: whoever stages the same job
+        again finds what has arrived.
+        """
+        path, lock = self._own(self.path / f".cryomamba-{plain_name(job_id)}")
+        try:
+            yield path
+        except ServerError:
+            raise
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+    def _own(self, wanted: Path) -> tuple[Path, int]:
+        """A folder that no other process uses, `wanted` if that can be, and the descriptor that locks it."""
+        wanted.mkdir(exist_ok=True)
+        lock = os.open(wanted, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_ino == wanted.stat().st_ino:
+                return wanted, lock
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(lock)
+        other = Path(tempfile.mkdtemp(prefix=".cryomamba-", dir=self.path))
+        return other, os.open(other, os.O_RDONLY | os.O_DIRECTORY)
 
     def publish(self, staged: Mapping[Path, Path]) -> None:
         """Move whole files (from → to) to their names and make that durable.
@@ -124,14 +171,23 @@ class OutputFolder:
         ------
         OutputExists
             If one of the names is taken by now; none is moved then.
+        InvalidParameter
+            If one of the names is a tomogram's; none is moved then.
         """
         taken = [target for target in staged.values() if target.exists()]
         if taken and not self.overwrite:
             raise OutputExists(f"the result {taken[0]} exists", hint="replace it with --overwrite")
+        for target in taken:
+            if _identity(target) in self._spared:  # an engine decides what it makes, so this is known only now
+                raise InvalidParameter(
+                    f"the result {target} would replace a tomogram", hint="name another folder with --out"
+                )
         for source, target in staged.items():
             os.replace(source, target)
         sync_folder(self.path)
 
-    def drop(self, stage: Path) -> None:
-        """Remove a folder that `stage` made, with what is in it."""
-        shutil.rmtree(stage, ignore_errors=True)
+
+def _identity(file: Path) -> tuple[int, int]:
+    """What tells a file from all others, whatever it is called."""
+    facts = file.stat()
+    return facts.st_dev, facts.st_ino

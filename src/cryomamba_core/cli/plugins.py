@@ -10,7 +10,7 @@ from cryomamba_core.cli.options import json_option
 from cryomamba_core.cli.state import CliState, hushed
 
 if TYPE_CHECKING:
-    from cryomamba_core.plugins import PluginRecord
+    from cryomamba_core.plugin_record import PluginRecord
 
 
 @click.command()

@@ -94,7 +94,7 @@ def show_plans(state: CliState, runs: Sequence[FileRun], plans: Mapping[FileRun,
             wording.byte_size(plan.run.vram_bytes) if plan.run.vram_bytes else "–",
             wording.duration(plan.run.seconds) or "unknown",
             plan.device,
-            f"after {wording.plural(plan.queue_position, 'job')}" if plan.queue_position else "next",
+            wording.place(plan.queue_position, plan.starts_in_seconds),
         )
     if plans:
         state.out.print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,27 @@ from cryomamba_core.artifacts import Artifact, Manifest
 from cryomamba_core.cli import wording
 from cryomamba_core.cli.choosing import MANIFEST
 from cryomamba_core.cli.outputs import OutputFolder, target_of
-from cryomamba_core.durable import write_whole
+from cryomamba_core.cli.transfers import Transfer
+from cryomamba_core.durable import sha256_of, write_whole
 from cryomamba_core.errors import CryoMambaError
 from cryomamba_core.wire import load_json, to_plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cryomamba_core.cli.boards import Board
+    from cryomamba_core.cli.rows import Row
     from cryomamba_core.cli.segmenting import FileRun
     from cryomamba_core.interfaces import Session
     from cryomamba_core.jobs import JobRecord
     from cryomamba_core.measures import LabelStatistics
+
+#: The state of a job whose results are fetched.
+FETCHING = "fetching"
+#: Seconds in which most results are here, so that nothing is said of how far they are.
+QUICK = 0.5
+#: Bytes of a manifest that is read; one of many labels and a long header has less than a hundredth of it.
+MOST_PROVENANCE = 64 << 20
 
 
 @frozen(kw_only=True)
@@ -56,12 +67,18 @@ class Saved:
 
 
 async def fetch(
-    session: Session, record: JobRecord, folder: OutputFolder, stem: str, kept: Collection[str] | None
+    session: Session,
+    record: JobRecord,
+    folder: OutputFolder,
+    stem: str,
+    kept: Collection[str] | None,
+    row: Row,
+    board: Board,
 ) -> Saved:
     """Save a job's artifacts.
 
     All of them are fetched before the first one takes its name, so that an interruption leaves
-    either every file or none.
+    either every file or none. What a call that was cut off has fetched is not fetched again.
 
     Parameters
     ----------
@@ -71,14 +88,25 @@ async def fetch(
         Where to save, and what the names begin with.
     kept
         Names of the artifacts that are wanted; None for all.
+    row, board
+        Say how far it is.
     """
     import trio
 
-    stage = folder.stage()
-    try:
-        for artifact in record.artifacts:
-            if kept is None or artifact.name in kept or artifact.name == MANIFEST:
-                await session.download(record.id, artifact.name, stage / artifact.name)
+    row.state = FETCHING
+    transfer = Transfer(row, FETCHING, lambda: board.changed(row), after=QUICK)
+    transfer.end()
+    board.changed(row)
+    fetched = [each for each in record.artifacts if kept is None or each.name in kept or each.name == MANIFEST]
+    with folder.stage(record.id) as stage:
+        missing = [each for each in fetched if not await trio.to_thread.run_sync(_is_there, stage / each.name, each)]
+        total = sum(artifact.size for artifact in fetched)
+        done = total - sum(artifact.size for artifact in missing)
+        for artifact in missing:
+            report = partial(_report, transfer, done, total)
+            await session.download(record.id, artifact, stage / artifact.name, on_progress=report)
+            done += artifact.size
+        transfer.end()
         manifest = _manifest(stage / MANIFEST)
         wanted = tuple(
             (artifact, target_of(folder.path, stem, artifact.name))
@@ -87,8 +115,19 @@ async def fetch(
         )
         await trio.to_thread.run_sync(folder.publish, {stage / artifact.name: path for artifact, path in wanted})
         return Saved(files=wanted, manifest=manifest)
-    finally:
-        folder.drop(stage)
+
+
+def _report(transfer: Transfer, before: int, total: int, done: int, _: int) -> None:
+    """Report bytes of one artifact as bytes of all."""
+    transfer.report(before + done, total)
+
+
+def _is_there(target: Path, artifact: Artifact) -> bool:
+    """Whether an artifact was fetched before; anything else under its name is removed."""
+    if target.is_file() and target.stat().st_size == artifact.size and sha256_of(target) == artifact.sha256:
+        return True
+    target.unlink(missing_ok=True)
+    return False
 
 
 def write_summary(path: Path, runs: Sequence[FileRun]) -> None:
@@ -152,6 +191,8 @@ def in_a_few_words(statistics: Iterable[LabelStatistics]) -> str:
 
 def _manifest(path: Path) -> Manifest | None:
     try:
+        if path.stat().st_size > MOST_PROVENANCE:
+            return None
         return load_json(path.read_bytes(), Manifest)
-    except (OSError, CryoMambaError):
+    except (OSError, CryoMambaError, RecursionError):
         return None

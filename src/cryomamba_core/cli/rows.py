@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from cryomamba_core.jobs import JobProgress, JobRecord
     from cryomamba_core.previews import Preview
 
+#: The state of a job that could not be stopped, or of which nobody knows whether it was queued.
+UNKNOWN = "unknown"
+#: Seconds without a report after which a transfer is taken to have stalled.
+CALM = 10.0
+
 
 @define(kw_only=True, eq=False)
 class Row:
@@ -29,13 +34,18 @@ class Row:
     name
         What people call it.
     state
-        A `JobState`, or ``waiting``, ``uploading``, ``fetching`` or ``refused``.
+        A `JobState`, or ``waiting``, ``uploading``, ``fetching``, ``stopping``, ``refused`` or ``unknown``.
     job_id
         Empty before it is known.
-    position
-        How many jobs run first, while it is queued.
+    position, starts_in, placed_at
+        How many jobs run first, while it is queued, the expected seconds to its start, and when that
+        was said (monotonic seconds).
     progress, reported_at
         The newest report, and when it came (monotonic seconds).
+    rate
+        Bytes a second, while files are sent or fetched.
+    note
+        What else is to be said of the stage.
     preview, covered
         Number of the newest preview, and the part of the volume that it shows, 0 to 1.
     seconds
@@ -50,8 +60,12 @@ class Row:
     state: str = "waiting"
     job_id: str = ""
     position: int | None = None
+    starts_in: float | None = None
+    placed_at: float = 0.0
     progress: JobProgress | None = None
     reported_at: float = 0.0
+    rate: float | None = None
+    note: str = ""
     preview: int = 0
     covered: float = 0.0
     seconds: float | None = None
@@ -73,27 +87,39 @@ class Row:
     @property
     def active(self) -> bool:
         """Whether something happens now."""
-        return not self.ended and self.state not in ("waiting", JobState.QUEUED)
+        return not self.ended and self.state not in ("waiting", UNKNOWN, JobState.QUEUED)
 
     @property
     def seconds_left(self) -> float | None:
         """Expected time to the end, counted down since the last report."""
-        if self.ended or self.progress is None or self.progress.eta_seconds is None:
+        if self.ended or self.stalled or self.progress is None or self.progress.eta_seconds is None:
             return None
         return max(0.0, self.progress.eta_seconds - (time.monotonic() - self.reported_at))
 
     @property
+    def stalled(self) -> bool:
+        """Whether so little comes of late that the last rate says nothing any more."""
+        return self.rate is not None and time.monotonic() - self.reported_at > CALM
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the queue, counted down since that was said."""
+        if self.state != JobState.QUEUED:
+            return ""
+        passed = time.monotonic() - self.placed_at
+        return wording.place(self.position, None if self.starts_in is None else self.starts_in - passed)
+
+    @property
     def stage(self) -> str:
         """What is being done, e.g. ``segmenting 98/245 tiles``."""
-        if self.state == JobState.QUEUED and self.position:
-            return f"after {wording.plural(self.position, 'job')}"
         if not self.active:
-            return ""
+            return self.place
         if self.progress is None:
             return "starting" if self.state == JobState.RUNNING else ""
         progress = self.progress
         counted = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
-        return f"{progress.stage}{counted}"
+        rate = f", {wording.rate(self.rate)}" if self.rate and not self.stalled else ""
+        return f"{progress.stage}{counted}{rate}"
 
     @property
     def preview_text(self) -> str:
@@ -102,12 +128,18 @@ class Row:
 
     def take_record(self, record: JobRecord) -> None:
         """Take over what the engine's record says."""
-        self.job_id, self.state, self.position = record.id, str(record.state), record.queue_position
+        self.job_id, self.state = record.id, str(record.state)
+        self.take_place(record)
         self.error = record.error
         if record.progress is not None and self.progress is None:
             self.take_progress(record.progress)
         if record.started_at and record.finished_at:
             self.seconds = (record.finished_at - record.started_at).total_seconds()
+
+    def take_place(self, record: JobRecord) -> None:
+        """Take over where the engine's record says that it stands in the queue."""
+        self.position, self.starts_in = record.queue_position, record.starts_in_seconds
+        self.placed_at = time.monotonic()
 
     def take_progress(self, progress: JobProgress) -> None:
         """Take over a report."""
@@ -117,9 +149,9 @@ class Row:
         """Take over what an event says; the job's end is left to its record."""
         match event:
             case StateChanged(state=state) if not state.ended:
+                if state is JobState.QUEUED and self.state != state:  # its worker was lost
+                    self.progress = self.position = self.starts_in = None
                 self.state = str(state)
-                if state is JobState.QUEUED:
-                    self.progress = None
             case Progress(progress=progress):
                 self.take_progress(progress)
             case PreviewReady(preview=preview) if preview is not None:
@@ -141,10 +173,7 @@ async def follow(session: Session, row: Row, board: Board) -> JobRecord:
     """Keep `row` up to date until its job has ended, and return the record."""
     async with aclosing(session.events(row.job_id)) as events:  # type: ignore[type-var]  # generators, all of them
         async for event in events:
-            before = row.state
             row.take_event(event)
-            if row.state == before == JobState.QUEUED:
-                row.position = None
             board.changed(row)
     record = await session.job(row.job_id)
     row.take_record(record)

@@ -11,9 +11,9 @@ from click.exceptions import Exit
 
 from cryomamba_core.cli.completion import complete_artifacts, complete_models, complete_parameters, complete_runners
 from cryomamba_core.cli.failures import COHORT_FAILED
-from cryomamba_core.cli.options import json_option, voxel_size_option
+from cryomamba_core.cli.options import json_option, server_options, voxel_size_option
 from cryomamba_core.cli.state import CliState
-from cryomamba_core.errors import CryoMambaError, JobFailed
+from cryomamba_core.errors import CryoMambaError, InvalidParameter, JobFailed
 
 if TYPE_CHECKING:
     from cryomamba_core.cli.interruption import Interruption
@@ -55,14 +55,22 @@ SUMMARY = "summary.csv"
     shell_complete=complete_parameters,
 )
 @voxel_size_option
+@click.option(
+    "--on-server",
+    is_flag=True,
+    help="Each FILE is a whole path on the server's disk, below a folder that the server opens: nothing is sent.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what it would cost, and stop.")
+@server_options
 @json_option
 @click.pass_obj
 def segment(state: CliState, /, **options: Any) -> None:
     """Segment tomograms: masks, measures and provenance for each.
 
     Several files become a cohort: one table, one summary.csv, and a bad file does not stop the others.
+
+    With --server each file is sent first, unless --on-server says that it is there already.
     """
     Segmentation(state, **options).run()
 
@@ -81,6 +89,7 @@ class Segmentation:
         artifacts: Sequence[str],
         params: Sequence[str],
         voxel_size: Vector3 | None,
+        on_server: bool,
         overwrite: bool,
         plan_only: bool,
         as_json: bool,
@@ -91,6 +100,9 @@ class Segmentation:
         self._model, self._runner, self._params = model, runner, params
         self._out, self._overwrite, self._plan_only = out, overwrite, plan_only
         self._voxel_size, self._as_json = voxel_size, as_json
+        self._on_server = on_server
+        if on_server:
+            _require_server_paths(state, files)
         self._cohort = len(files) > 1
         self._summary = out / SUMMARY if self._cohort else None
         self._asked, self._kept = artifacts_for(state.host, artifacts)
@@ -100,7 +112,8 @@ class Segmentation:
         """Check, segment, report; the exit status says how it went."""
         if not self._plan_only:
             self._refuse_existing()
-        self._inspect()
+        if not self._on_server:
+            self._inspect()
         try:
             plans = self._state.run(self._work)
         except BaseException:
@@ -162,10 +175,11 @@ class Segmentation:
         async with self._state.session() as session:
             order = await self._order(session)
             if self._plan_only:
-                return await plan_all(session, order, self._runs)
+                with open_board(self._state.err, self._runs, session) as board:
+                    return await plan_all(session, order, self._runs, board)
             with (
-                OutputFolder(self._out, overwrite=self._overwrite) as folder,
-                open_board(self._state.err, self._runs) as board,
+                OutputFolder(self._out, overwrite=self._overwrite, spared=[run.path for run in self._runs]) as folder,
+                open_board(self._state.err, self._runs, session) as board,
             ):
                 for run in self._runs:
                     board.changed(run)
@@ -173,11 +187,18 @@ class Segmentation:
         return {}
 
     async def _order(self, session: Session) -> Order:
+        from cryomamba_core.cli import scopes
         from cryomamba_core.cli.choosing import choose
         from cryomamba_core.cli.segmenting import Order
         from cryomamba_core.jobs import JobConfig, Source
 
-        server = await session.server_info()
+        needed = list(scopes.PLAN)
+        needed += [] if self._on_server or not self._state.remote else [scopes.SEND]
+        needed += [] if self._plan_only else [scopes.FETCH]
+        server = await scopes.allowed_info(session, *needed)
+        scopes.require_scopes(server, *needed)
+        if self._on_server and server.shares_files:
+            raise _no_server(self._state)
         choice = choose(
             self._state,
             await session.models(),
@@ -194,7 +215,13 @@ class Segmentation:
             voxel_size=self._voxel_size,
         )
         kept = None if self._asked is None else self._kept
-        return Order(config=config, kept=kept, shares_files=server.shares_files)
+        return Order(
+            config=config,
+            kept=kept,
+            sends=not (self._on_server or server.shares_files),
+            upload_hours=server.limits.upload_hours if server.limits else None,
+            command=self._state.command,
+        )
 
     def _write_summary(self) -> None:
         from cryomamba_core.cli.results import write_summary
@@ -221,3 +248,22 @@ class Segmentation:
             self._state.print_json(reports.plain_plans(self._runs, plans))
         else:
             reports.show_plans(self._state, self._runs, plans)
+
+
+def _require_server_paths(state: CliState, files: Sequence[Path]) -> None:
+    """Refuse what cannot be a file on a server's disk."""
+    if not state.remote:
+        raise _no_server(state)
+    for path in files:
+        if not path.is_absolute():
+            raise InvalidParameter(
+                f"{path} is no whole path, and --on-server takes none from here",
+                hint="write it as on the server, e.g. /data/tomograms/a.mrc, or leave --on-server out to send the file",
+            )
+
+
+def _no_server(state: CliState) -> InvalidParameter:
+    return InvalidParameter(
+        f"--on-server is for files on a server's disk, and {state.server} opens the files of this computer",
+        hint="leave --on-server out, or name the server with --server",
+    )

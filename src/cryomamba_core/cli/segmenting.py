@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ from cryomamba_core.cli import wording
 from cryomamba_core.cli.boards import Board
 from cryomamba_core.cli.failures import leaves
 from cryomamba_core.cli.interruption import Interruption
+from cryomamba_core.cli.places import keep_places
 from cryomamba_core.cli.results import Saved, fetch, in_a_few_words
-from cryomamba_core.cli.rows import Row, follow
-from cryomamba_core.errors import CryoMambaError, ErrorInfo, JobWasCanceled
+from cryomamba_core.cli.rows import UNKNOWN, Row, follow
+from cryomamba_core.cli.sending import UPLOADING, kept_words, send
+from cryomamba_core.errors import CryoMambaError, ErrorInfo, JobWasCanceled, ServerUnreachable
 from cryomamba_core.interfaces import Session
-from cryomamba_core.jobs import JobConfig, JobProgress, JobState, Source
+from cryomamba_core.jobs import JobConfig, JobState, Source
 
 if TYPE_CHECKING:
     from cryomamba_core.cli.outputs import OutputFolder
@@ -42,12 +45,18 @@ class FileRun(Row):
         The tomogram.
     stem
         What the names of its results begin with.
+    sent
+        Bytes of it that the server has, as far as they were sent.
+    asked
+        Whether the engine was asked to queue it, and has not answered.
     saved
         Its results.
     """
 
     path: Path
     stem: str
+    sent: int = 0
+    asked: bool = False
     saved: Saved | None = None
 
     @property
@@ -74,43 +83,47 @@ class Order:
         With any source.
     kept
         Names of the artifacts to save.
-    shares_files
-        Whether the engine opens our paths.
+    sends
+        Whether files are sent; else the engine opens their paths.
+    upload_hours
+        How long a server keeps an upload that was cut off; None where nobody says it.
+    command
+        Makes a command of words behind ``cryomamba`` that asks the same engine.
     """
 
     config: JobConfig
     kept: Collection[str] | None
-    shares_files: bool
+    sends: bool
+    upload_hours: float | None
+    command: Callable[[str], str]
 
     async def config_for(self, session: Session, run: FileRun, changed: Callable[[], None]) -> JobConfig:
         """The configuration for a file, which is sent if the engine cannot open it."""
-        if self.shares_files:
-            source = Source(path=str(run.path.absolute()))
+        if self.sends:
+            source = Source(file_id=(await send(session, run, changed)).id)
         else:
-            run.state = "uploading"
-
-            def progress(done: int, total: int) -> None:
-                fraction = done / total if total else 1.0
-                run.take_progress(
-                    JobProgress(stage="uploading", done=done >> 20, total=total >> 20, unit="MiB", fraction=fraction)
-                )
-                changed()
-
-            source = Source(file_id=(await session.upload(run.path, on_progress=progress)).id)
-            run.progress = None
+            source = Source(path=str(run.path.absolute()))
         return evolve(self.config, source=source, label=run.path.name)
 
 
-async def plan_all(session: Session, order: Order, runs: Sequence[FileRun]) -> dict[FileRun, JobPlan]:
+async def plan_all(session: Session, order: Order, runs: Sequence[FileRun], board: Board) -> dict[FileRun, JobPlan]:
     """What each file would cost; one that would be refused says so in its run."""
     plans = {}
-    for run in runs:
-        if run.error is not None:
-            continue
-        try:
-            plans[run] = await session.plan(await order.config_for(session, run, lambda: None))
-        except (CryoMambaError, OSError, ExceptionGroup) as error:
-            run.refuse(error)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.tick)
+            for run in runs:
+                if run.error is not None:
+                    continue
+                try:
+                    plans[run] = await session.plan(await order.config_for(session, run, partial(board.changed, run)))
+                except (CryoMambaError, OSError, ExceptionGroup) as error:
+                    run.refuse(error)
+                board.changed(run)
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        _say_what_is_kept(order, runs, board)
+        raise
     return plans
 
 
@@ -130,23 +143,28 @@ async def segment_all(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(board.tick)
+            nursery.start_soon(keep_places, session, runs, board)
             async with trio.open_nursery() as jobs:
                 for run in runs:
                     if run.error is None and await _submit(session, order, run, board, interruption):
                         jobs.start_soon(_finish, session, order, run, folder, board, limiter)
             nursery.cancel_scope.cancel()
     except BaseException:
-        await _cancel_all(session, runs, board, interruption)
+        _say_what_is_kept(order, runs, board)
+        await _cancel_all(session, order, runs, board, interruption)
         raise
 
 
 async def _submit(session: Session, order: Order, run: FileRun, board: Board, interruption: Interruption) -> bool:
     """Queue a file; whether it was taken."""
     try:
-        config = await order.config_for(session, run, lambda: board.changed(run))
+        config = await order.config_for(session, run, partial(board.changed, run))
         with interruption.shielded():
+            run.asked = True
             run.take_record(await session.submit(config, idempotency_key=str(uuid.uuid4())))
+            run.asked = False
     except (CryoMambaError, OSError, ExceptionGroup) as error:
+        run.asked = run.asked and isinstance(error, ServerUnreachable)
         run.refuse(error)
     board.changed(run)
     return run.error is None
@@ -159,21 +177,31 @@ async def _finish(
         async with limiter:
             record = await follow(session, run, board)
             if record.state is JobState.COMPLETED:
-                run.state = "fetching"
-                run.saved = await fetch(session, record, folder, run.stem, order.kept)
+                run.saved = await fetch(session, record, folder, run.stem, order.kept, run, board)
                 run.result = in_a_few_words(run.statistics)
                 run.state = str(JobState.COMPLETED)
             elif record.state is JobState.CANCELED:
                 run.error = ErrorInfo.of(
-                    JobWasCanceled("somebody canceled the job", hint=f"cryomamba jobs retry {record.id} runs it again")
+                    JobWasCanceled(
+                        "somebody canceled the job",
+                        hint=f"{order.command(f'jobs retry {record.id}')} runs it again",
+                    )
                 )
     except Exception as error:  # noqa: BLE001  # a cohort goes on without the file
         run.refuse(error)
     board.changed(run)
 
 
-async def _cancel_all(session: Session, runs: Sequence[FileRun], board: Board, interruption: Interruption) -> None:
-    """End the jobs that were queued and have not ended."""
+def _say_what_is_kept(order: Order, runs: Sequence[FileRun], board: Board) -> None:
+    """Say how an upload that was cut off goes on."""
+    if any(run.state == UPLOADING and run.sent for run in runs):
+        board.say(kept_words(order.upload_hours))
+
+
+async def _cancel_all(
+    session: Session, order: Order, runs: Sequence[FileRun], board: Board, interruption: Interruption
+) -> None:
+    """End the jobs that were queued and have not ended, and say which may go on all the same."""
     begun = [run for run in runs if run.job_id and not run.ended]
     if begun:
         board.say(f"stopping {wording.plural(len(begun), 'job')} … (once more to leave at once)")
@@ -188,9 +216,16 @@ async def _cancel_all(session: Session, runs: Sequence[FileRun], board: Board, i
     stopped = sum(run.state == JobState.CANCELED for run in begun)
     if begun:
         board.say(f"{wording.plural(stopped, 'job')} canceled")
+    left = [run for run in begun if not run.ended]
+    if left:
+        cancel = order.command(f"jobs cancel {' '.join(run.job_id for run in left)}")
+        board.say(f"{wording.plural(len(left), 'job')} may still run on the server: {cancel}")
+    unsure = [run for run in runs if run.asked and not run.job_id]
+    if unsure:
+        board.say(f"{wording.plural(len(unsure), 'job')} may have been queued: {order.command('jobs list')}")
     for run in runs:
         if not run.ended:
-            run.state = str(JobState.CANCELED)
+            run.state = UNKNOWN if run in left or run in unsure else str(JobState.CANCELED)
 
 
 async def _cancel(session: Session, run: FileRun) -> None:

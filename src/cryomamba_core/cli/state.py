@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cryomamba_core.cli.wording import harmless
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from cryomamba_core.cli.interruption import Interruption
-    from cryomamba_core.interfaces import Session
+    from cryomamba_core.interfaces import Credentials, Session
     from cryomamba_core.plugins import PluginHost
     from cryomamba_core.settings import Settings
 
@@ -39,8 +43,8 @@ class CliState:
 
     Attributes
     ----------
-    server
-        Address of the engine.
+    server, fingerprint
+        Address of the engine, and of the certificate that it must show, if one was named.
     verbose
         Whether the user wants details.
     """
@@ -49,12 +53,55 @@ class CliState:
         self._data_dir = data_dir
         self._config = config
         self.server: str = LOCAL
+        self.fingerprint: str | None = None
         self.verbose: bool = False
         self._interruption: Interruption | None = None
 
-    def configure(self, *, data_dir: Path | None, config: Path | None, server: str, verbose: bool) -> None:
+    def configure(
+        self, *, data_dir: Path | None, config: Path | None, server: str, fingerprint: str | None, verbose: bool
+    ) -> None:
         """Take over the global options; what was made for others is forgotten."""
-        self.server, self.verbose = server, verbose
+        self.server, self.fingerprint, self.verbose = server, fingerprint, verbose
+        self._locate(data_dir, config)
+
+    def use_data_dir(self, data_dir: Path | None) -> None:
+        """Take the data directory that a command has as an option of its own; None changes nothing."""
+        self._locate(data_dir or self._data_dir, self._config)
+
+    def use_server(self, server: str | None, fingerprint: str | None) -> None:
+        """Take what a command has as options of its own; None changes nothing."""
+        self.server = server or self.server
+        self.fingerprint = fingerprint or self.fingerprint
+
+    @property
+    def remote(self) -> bool:
+        """Whether the engine is not the one in this process."""
+        return self.server.partition(":")[0].strip().lower() != LOCAL.rstrip(":")
+
+    def command(self, words: str) -> str:
+        """A command that asks the same engine, for people to copy."""
+        if self.remote:
+            return f"cryomamba --server {shlex.quote(self.server)} {words}"
+        where = "" if self._data_dir is None else f"--data-dir {shlex.quote(str(self._data_dir))} "
+        return f"cryomamba {where}{words}"
+
+    def credentials(self) -> Credentials:
+        """Who we are to the engine: by option and environment, else by what a login left. It may ask the keyring."""
+        from cryomamba_core.credentials import CredentialStore
+        from cryomamba_core.interfaces import Credentials
+
+        token = os.environ.get("CRYOMAMBA_TOKEN") or None
+        kept = CredentialStore().find(self.server) if self.remote else None
+        if kept is None:
+            return Credentials(token=token, fingerprint=self.fingerprint)
+        return Credentials(token=token or kept.token, fingerprint=self.fingerprint or kept.fingerprint)
+
+    @property
+    def config(self) -> Path | None:
+        """The settings file that was named, if any."""
+        return self._config
+
+    def _locate(self, data_dir: Path | None, config: Path | None) -> None:
         if (data_dir, config) != (self._data_dir, self._config):
             self._data_dir, self._config = data_dir, config
             for made in ("settings", "host", "log_folder"):
@@ -99,10 +146,10 @@ class CliState:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """A conversation with the engine that `server` names."""
-        from cryomamba_core.interfaces import Credentials
+        import trio
 
         transport = self.host.transport_for(self.server)
-        credentials = Credentials(token=os.environ.get("CRYOMAMBA_TOKEN"))
+        credentials = await trio.to_thread.run_sync(self.credentials, abandon_on_cancel=True)  # a keyring may wait
         opened = transport.open(self.server, credentials)
         if self._interruption is not None:
             opened = self._interruption.outliving(opened)
@@ -136,10 +183,17 @@ class CliState:
 
 
 def make_console(*, stderr: bool) -> Console:
-    """A console that shows text as it is: no markup, no emoji, no guessing of colours."""
+    """A console that shows text as it is: no markup, no emoji, no guessing of colours.
+
+    Labels, names and messages may come from a server, and do not reach the terminal as its orders.
+    """
     from rich.console import Console
 
     class WholeConsole(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            """Everything that is printed comes through here."""
+            return map(_tamed, super().render(renderable, options))
+
         def on_broken_pipe(self) -> None:
             """Leave it to `main`; rich would exit on its own."""
             raise BrokenPipeError
@@ -148,6 +202,16 @@ def make_console(*, stderr: bool) -> Console:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
+
+
+def _tamed(segment: Segment) -> Segment:
+    """A piece of output without orders to the terminal, unless they are rich's own."""
+    text, style, control = segment
+    if control:
+        return segment
+    if style is not None and style.link:  # a colour that a server names may be any style, but only links hold words
+        style = style.update_link(None)
+    return segment._replace(text=harmless(text), style=style)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ STATE_STYLES = {
     "previewing": "cyan",
     "fetching": "cyan",
     "stopping": "yellow",
+    "unknown": "yellow",
     "uploading": "cyan",
     "queued": "dim",
     "waiting": "dim",

@@ -5,13 +5,14 @@ from cryomamba_core.interfaces.exporters import Exporter
 from cryomamba_core.interfaces.readers import VolumeReader
 from cryomamba_core.interfaces.runners import JobCanceled, ModelRunner, RunContext
 from cryomamba_core.interfaces.storages import ObjectInfo, Storage
-from cryomamba_core.interfaces.transports import Credentials, ServerInfo, Session, Transport
+from cryomamba_core.interfaces.transports import Credentials, Limits, ServerInfo, Session, Transport
 
 __all__ = [
     "Credentials",
     "Executor",
     "Exporter",
     "JobCanceled",
+    "Limits",
     "ModelRunner",
     "ObjectInfo",
     "Resources",

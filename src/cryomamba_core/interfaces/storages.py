@@ -63,6 +63,8 @@ class Storage(ABC):
     def write(self, token: str, offset: int, data: bytes | memoryview) -> None:
         """Write `data` at `offset`; durable when it returns. Ranges may come in any order and again.
 
+        To write nothing asks whether the write is open.
+
         Raises
         ------
         InvalidParameter
@@ -75,7 +77,8 @@ class Storage(ABC):
     def commit(self, token: str, *, sha256: str | None = None) -> ObjectInfo:
         """Make the object visible, whole and durable; a crash leaves it either so or not there.
 
-        A call that a crash cut short can be made again, by another process as well.
+        A call that a crash cut short can be made again, by another process as well. The digest is that of
+        the bytes that were written, whichever processes wrote them; they need not be read again for it.
 
         Raises
         ------
@@ -130,6 +133,10 @@ class Storage(ABC):
     @abstractmethod
     def publish(self, path: Path, key: str) -> ObjectInfo:
         """Store a complete local file under `key`; the file stays. Replaces an object atomically."""
+
+    def free_bytes(self) -> int | None:
+        """How much room there is for new objects, or None where that is not limited or not known."""
+        return None
 
     def presign(self, key: str, expires_in: float) -> str | None:
         """A URL that serves the object for `expires_in` seconds, or None where there is none."""

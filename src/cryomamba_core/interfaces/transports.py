@@ -10,11 +10,14 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
+from cryomamba_core.artifacts import Artifact
+from cryomamba_core.errors import ErrorInfo
 from cryomamba_core.events import JobEvent
 from cryomamba_core.files import FileRecord
 from cryomamba_core.jobs import JobConfig, JobRecord
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.plans import JobPlan
+from cryomamba_core.plugin_record import PluginRecord
 
 
 @frozen(kw_only=True)
@@ -25,9 +28,44 @@ class Credentials:
     ----------
     token
         Bearer token, or None where none is needed.
+    fingerprint
+        SHA-256 of the certificate (DER, in hexadecimal) that the server must show; None to trust
+        the certificate authorities of this computer.
     """
 
     token: str | None = field(default=None, repr=False)
+    fingerprint: str | None = None
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What a server allows.
+
+    Attributes
+    ----------
+    part_size
+        Bytes of an upload's parts.
+    parallel_parts
+        Parts of all uploads together that the server takes in at a time; more have to wait.
+    requests_per_minute
+        Requests that each token may make, parts of uploads aside; 0 for any number.
+    quota_bytes
+        What each owner may keep in files; 0 for any amount.
+    upload_hours
+        An upload to which nothing was added for so long is dropped.
+    url_seconds
+        How long the address of an artifact can be used.
+    running_jobs
+        Jobs of all owners together that can run at the same time.
+    """
+
+    part_size: int
+    parallel_parts: int
+    requests_per_minute: int
+    quota_bytes: int
+    upload_hours: float
+    url_seconds: int
+    running_jobs: int
 
 
 @frozen(kw_only=True)
@@ -46,6 +84,12 @@ class ServerInfo:
         Names.
     problems
         Plugins that were left out, one sentence each.
+    limits
+        What a server allows; None for an engine that is no server.
+    plugins
+        Every plugin that a server found; empty for an engine that is no server.
+    scopes
+        What the caller's token allows, sorted; None for an engine that asks for no token.
     """
 
     version: str
@@ -55,10 +99,15 @@ class ServerInfo:
     runners: tuple[str, ...]
     exporters: tuple[str, ...]
     problems: tuple[str, ...] = ()
+    limits: Limits | None = None
+    plugins: tuple[PluginRecord, ...] = ()
+    scopes: tuple[str, ...] | None = None
 
 
 #: Called with bytes done and bytes in all.
 OnProgress = Callable[[int, int], None]
+#: Called with why an engine is waited for, and with None once it is heard again.
+OnWaiting = Callable[[ErrorInfo | None], None]
 
 
 class Session(ABC):
@@ -66,7 +115,17 @@ class Session(ABC):
 
     All methods are for trio. A method that is cancelled leaves the engine as if it had been called
     and answered, or not been called; an upload that is cancelled can be continued by the same call.
+
+    Attributes
+    ----------
+    on_waiting
+        Hears why the engine is waited for while methods go on trying: ``access/rate-limited`` where
+        it wants fewer requests, any other code where it does not answer. Hears None once there is
+        nothing to wait for. Whoever wants to know sets it; it is called in trio's thread, and returns
+        at once. An engine that is always there never calls it.
     """
+
+    on_waiting: OnWaiting | None = None
 
     @abstractmethod
     async def server_info(self) -> ServerInfo:
@@ -77,8 +136,20 @@ class Session(ABC):
         """Models of all runners, by runner and name."""
 
     @abstractmethod
-    async def upload(self, path: Path, *, on_progress: OnProgress | None = None) -> FileRecord:
+    async def upload(
+        self, path: Path, *, on_progress: OnProgress | None = None, on_known: OnProgress | None = None
+    ) -> FileRecord:
         """Send a file; one whose content the engine already has is not sent again.
+
+        Parameters
+        ----------
+        path
+            The file.
+        on_progress
+            Hears bytes that the engine has by now, and bytes in all.
+        on_known
+            Hears bytes that the engine had already, and bytes in all; what was said last counts. It
+            is not called where all of them have to go.
 
         Raises
         ------
@@ -128,9 +199,20 @@ class Session(ABC):
 
     @abstractmethod
     async def download(
-        self, job_id: str, artifact: str, target: Path, *, on_progress: OnProgress | None = None
+        self, job_id: str, artifact: Artifact | str, target: Path, *, on_progress: OnProgress | None = None
     ) -> None:
         """Fetch an artifact into the file `target`, checked against its digest and renamed into place.
+
+        Parameters
+        ----------
+        job_id
+            The job.
+        artifact
+            What the job's record says of it, so that the engine need not be asked again; or its name.
+        target
+            The file that it becomes.
+        on_progress
+            Hears bytes that are here by now, and bytes in all.
 
         Raises
         ------

@@ -78,6 +78,29 @@ class StorageConformance(ABC):
         storage.commit(token, sha256=_digest(b"xxyyxx"))
         assert storage.read(KEY, 0, 6) == b"xxyyxx"
 
+    @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (0, 2, 1, 0, 3), (0, 1, 2, 3, 1)])
+    def test_the_digest_is_that_of_the_content_in_whatever_order_it_came(
+        self, storage: Storage, order: tuple[int, ...]
+    ) -> None:
+        token = storage.begin(KEY, len(CONTENT))
+        content = bytearray(len(CONTENT))
+        for turn, part in enumerate(order):
+            piece = bytes([turn]) * 100 + CONTENT[:2460]
+            storage.write(token, part * 2560, piece)
+            content[part * 2560 : (part + 1) * 2560] = piece
+        with pytest.raises(StorageDamaged):
+            storage.commit(token, sha256=_digest(CONTENT))
+        assert storage.commit(token).sha256 == _digest(bytes(content))
+
+    def test_the_digest_is_that_of_the_content_when_another_process_wrote_as_well(
+        self, storage: Storage, tmp_path: Path
+    ) -> None:
+        token = storage.begin(KEY, 6)
+        storage.write(token, 0, b"xxxxxx")
+        self.make_storage(tmp_path).write(token, 2, b"yy")
+        storage.write(token, 4, b"zz")
+        assert storage.commit(token).sha256 == _digest(b"xxyyzz")
+
     def test_an_object_may_be_empty(self, storage: Storage) -> None:
         assert storage.commit(storage.begin(KEY, 0)).size == 0
         assert storage.read(KEY, 0, 10) == b""
@@ -117,6 +140,14 @@ class StorageConformance(ABC):
         third = self.make_storage(tmp_path)
         info = third.commit(token, sha256=_digest(CONTENT))
         assert self.make_storage(tmp_path).stat(KEY) == info == storage.stat(KEY)
+
+    def test_an_empty_write_says_whether_the_write_is_open(self, storage: Storage) -> None:
+        """The engine asks so before it lets a client go on."""
+        token = storage.begin("raw/a", 5)
+        storage.write(token, 5, b"")
+        storage.abort(token)
+        with pytest.raises(UnknownObject):
+            storage.write(token, 5, b"")
 
     def test_an_aborted_write_is_gone(self, storage: Storage) -> None:
         token = storage.begin(KEY, 4)
@@ -280,6 +311,10 @@ class StorageConformance(ABC):
             _digest(CONTENT),
             *(_digest(str(n).encode() * 1000) for n in range(16)),
         }
+
+    def test_free_space_is_told_as_a_number_or_not_at_all(self, storage: Storage) -> None:
+        free = storage.free_bytes()
+        assert free is None or free >= 0
 
     def test_an_address_is_given_for_stored_objects_or_not_at_all(self, storage: Storage) -> None:
         _store(storage, KEY, CONTENT)

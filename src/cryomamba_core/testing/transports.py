@@ -18,6 +18,7 @@ import trio
 
 from cryomamba_core.errors import (
     CryoMambaError,
+    ErrorInfo,
     IllegalTransition,
     InputError,
     InvalidParameter,
@@ -93,10 +94,19 @@ class TransportConformance(ABC):
 
     async def test_a_file_that_is_sent_twice_is_the_same_file(self, settings: Settings, tomogram: Path) -> None:
         told: list[tuple[int, int]] = []
+        known: list[tuple[int, int]] = []
         async with self.open(settings) as session:
-            first = await session.upload(tomogram, on_progress=lambda done, total: told.append((done, total)))
-            second = await session.upload(tomogram)
+            first = await session.upload(
+                tomogram,
+                on_progress=lambda done, total: told.append((done, total)),
+                on_known=lambda there, total: known.append((there, total)),
+            )
+            assert known == []
+            second = await session.upload(tomogram, on_known=lambda there, total: known.append((there, total)))
+            shares_files = (await session.server_info()).shares_files
         assert first == second
+        if not shares_files:
+            assert known == [(first.size, first.size)]
         assert (first.name, first.size) == ("small.mrc", tomogram.stat().st_size)
         assert first.sha256 == _sha256(tomogram)
         assert told == sorted(told)
@@ -148,7 +158,10 @@ class TransportConformance(ABC):
         self, settings: Settings, tomogram: Path, voxels: Any, tmp_path: Path
     ) -> None:
         told: list[tuple[int, int]] = []
+        waits: list[ErrorInfo | None] = []
+        again = tmp_path / "again.mrc"
         async with self.open(settings) as session:
+            session.on_waiting = waits.append
             submitted = await session.submit(await _config(session, tomogram, label="a label"))
             assert submitted.state is JobState.QUEUED
             events = await _listen(session, submitted)
@@ -158,6 +171,9 @@ class TransportConformance(ABC):
             await session.download(
                 record.id, "mask.mrc", target, on_progress=lambda done, total: told.append((done, total))
             )
+            [known] = [artifact for artifact in record.artifacts if artifact.name == "mask.mrc"]
+            await session.download(record.id, known, again)
+        assert waits == [], "an engine that is there is not waited for"
         _check_order(events)
         assert [event.state for event in events if isinstance(event, StateChanged)] == [
             JobState.QUEUED,
@@ -174,6 +190,7 @@ class TransportConformance(ABC):
         [mask] = [artifact for artifact in done.artifacts if artifact.name == "mask.mrc"]
         assert _content(mask)[1:] == (target.stat().st_size, _sha256(target))
         assert told[-1] == (mask.size, mask.size)
+        assert again.read_bytes() == target.read_bytes()
         np.testing.assert_array_equal(_read_mrc(target), voxels >= THRESHOLD)
 
     async def test_previews_arrive_with_their_labels(self, settings: Settings, tomogram: Path, voxels: Any) -> None:

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from attrs import evolve
+
 from cryomamba_core.errors import ErrorInfo
+from cryomamba_core.guarded_files import named, opened_below
 from cryomamba_core.interfaces import JobCanceled
-from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, JobDirectory
+from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, JobDirectory, JobSpec
 from cryomamba_core.jobs import JobState
 from cryomamba_core.plugins import PluginHost
-from cryomamba_core.settings import load_settings
+from cryomamba_core.settings import Settings, load_settings
 from cryomamba_core.worker.context import Preempted, StopOrders
 from cryomamba_core.worker.reporting import EventLog, Heart
 from cryomamba_core.worker.run import JobRun
@@ -48,9 +51,11 @@ def run_worker(path: Path) -> int:
             log = EventLog(directory, attempt=spec.attempt)
             with Heart(directory):
                 log.state(JobState.RUNNING)
-                host = PluginHost.discover(load_settings())
-                run = JobRun(directory=directory, spec=spec, host=host, log=log, orders=orders)
-                artifacts = run.execute()
+                settings = load_settings()
+                host = PluginHost.discover(settings)
+                with _opened_source(directory, spec, settings) as opened:
+                    run = JobRun(directory=directory, spec=opened, host=host, log=log, orders=orders)
+                    artifacts = run.execute()
                 log.completed(artifacts)
         except JobCanceled:
             directory.clear_labels()
@@ -69,6 +74,22 @@ def run_worker(path: Path) -> int:
             return EXIT_FAILED
     directory.clear_labels()
     return 0
+
+
+@contextmanager
+def _opened_source(directory: JobDirectory, spec: JobSpec, settings: Settings) -> Iterator[JobSpec]:
+    """The specification with a source that stays the same file, whoever else can write to its folder."""
+    if spec.source_root is None:
+        yield spec
+        return
+    path = Path(spec.source)
+    links = directory.path / "source"
+    links.mkdir(exist_ok=True)
+    with (
+        opened_below(Path(spec.source_root), path, closed=[settings.data_dir]) as descriptor,
+        named(descriptor, path, links) as steady,
+    ):
+        yield evolve(spec, source=str(steady))
 
 
 @contextmanager

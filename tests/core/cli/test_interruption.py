@@ -5,14 +5,7 @@ import signal
 
 import engines
 import pytest
-
-
-def wait_for_line(stream, word):
-    """Read lines up to the one that holds `word`."""
-    for line in stream:
-        if word in line:
-            return line
-    raise AssertionError(f"{word!r} was never written")
+from terminals import wait_for_line
 
 
 @pytest.fixture

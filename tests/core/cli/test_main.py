@@ -8,6 +8,7 @@ import pytest
 
 from cryomamba_core.cli import doctor as doctor_module
 from cryomamba_core.cli.failures import EXIT_CODES
+from cryomamba_core.cli.main import OTHERS, PANELS
 from cryomamba_core.errors import CryoMambaError
 
 
@@ -26,6 +27,28 @@ def test_help_names_every_command_and_those_of_plugins(cryomamba):
     assert answer.code == 0
     for name in ("info", "segment", "models", "jobs", "plugins", "doctor", "worker", "completion", "demo"):
         assert name in answer.out
+
+
+def test_every_command_that_is_known_has_its_place_and_what_strangers_add_comes_last(cryomamba, tmp_path):
+    (tmp_path / "site" / "more-1.0.dist-info").mkdir()
+    (tmp_path / "site" / "more-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: more\nVersion: 1\n"
+    )
+    (tmp_path / "site" / "more-1.0.dist-info" / "entry_points.txt").write_text("[cryomamba]\nmore = moreplugin\n")
+    (tmp_path / "site" / "moreplugin.py").write_text(
+        "import click\nfrom cryomamba_core.hookspecs import hookimpl\n"
+        "@click.command()\ndef polish():\n    'Polish it.'\n"
+        "@hookimpl\ndef cryomamba_register_commands(register):\n    register(polish)\n"
+    )
+    panels = {}
+    for line in cryomamba("--help").out.splitlines():
+        if line.startswith("╭─ "):
+            panels[line.strip("╭─╮ ")] = listed = []
+        elif line.startswith("│ ") and line[2] != " ":
+            listed.append(line.split()[1])
+    del panels["Options"]
+    assert panels == {**PANELS, OTHERS: ["polish"]}
+    assert list(panels)[-1] == OTHERS
 
 
 def test_help_lists_every_exit_code(cryomamba):
@@ -80,10 +103,28 @@ def test_settings_that_cannot_be_read_are_an_input_error(cryomamba):
     assert "nowhere.toml does not exist" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("server", "meant"),
+    [
+        ("gpu7", "https://gpu7:8765"),
+        ("gpu7:80", "https://gpu7:80"),
+        ("gpu7.lab.example/cryomamba", "https://gpu7.lab.example:8765/cryomamba"),
+        ("127.0.0.1:9000", "http://127.0.0.1:9000"),
+        ("localhost", "http://localhost:8765"),
+        ("[::1]:9000", "http://[::1]:9000"),
+    ],
+)
+def test_a_host_without_a_scheme_gets_the_whole_address(cryomamba, server, meant):
+    answer = cryomamba("--server", server, "models", "list")
+    assert answer.code == 5
+    assert f"do you mean {meant}?" in answer.err
+
+
 def test_a_server_that_nobody_speaks_to_is_an_error_with_the_known_schemes(cryomamba):
     answer = cryomamba("--server", "gopher://x", "models", "list")
     assert answer.code == 5
     assert "local:" in answer.err
+    assert "do you mean" not in answer.err
 
 
 def test_the_data_directory_can_be_named_on_the_command_line(cryomamba, tmp_path):

@@ -1,44 +1,4 @@
-"""Every error that a user of CryoMamba can meet, and whose fault it is.
-
-::
-
-    CryoMambaError                          exit code 1
-    ├── InputError (ValueError)             exit code 3: the file or value that was given
-    │   ├── MissingFile (FileNotFoundError)     input/missing-file
-    │   ├── UnknownFormat                       input/unknown-format
-    │   ├── CorruptFile                         input/corrupt-file
-    │   ├── TruncatedFile                       input/truncated-file
-    │   ├── UnsupportedFile                     input/unsupported-file
-    │   ├── HostileFile                         input/hostile-file
-    │   ├── UnusableVoxelSize                   input/voxel-size
-    │   ├── UnusableVolume                      input/unusable-volume
-    │   └── InvalidParameter                    input/invalid-parameter
-    ├── ModelError                          exit code 4: the model that was named
-    │   ├── UnknownModel (LookupError)          model/unknown
-    │   ├── UnusableModel                       model/unusable
-    │   ├── HostileModel                        model/hostile
-    │   ├── UnsupportedModel                    model/unsupported
-    │   └── ModelExists (FileExistsError)       model/exists
-    ├── PluginError                         exit code 5: an extension, or one that is missing
-    │   ├── UnknownPlugin (LookupError)         plugin/unknown
-    │   ├── PluginUnavailable                   plugin/unavailable
-    │   └── PluginFault                         plugin/fault
-    ├── StorageError (OSError)              exit code 6: the disk or the place for the results
-    │   ├── StorageFull                         storage/full
-    │   ├── StorageDamaged                      storage/damaged
-    │   ├── UnknownObject (LookupError)         storage/unknown-object
-    │   ├── DataDirectoryUnusable               storage/data-directory
-    │   └── OutputExists (FileExistsError)      storage/output-exists
-    └── JobError                            exit code 7: a job that could not do its work
-        ├── UnknownJob (LookupError)            job/unknown
-        ├── IllegalTransition                   job/illegal-transition
-        ├── WorkerDied                          job/worker-died
-        ├── OutOfMemory (MemoryError)           job/out-of-memory
-        ├── JobWasCanceled                      job/canceled
-        └── JobFailed                           the code of what made it fail
-
-A message is one lower-case clause; the hint says what to do about it.
-"""
+"""Errors that can be met on one machine, and what all errors are; the tree stands in `cryomamba_core.errors`."""
 
 from __future__ import annotations
 
@@ -85,6 +45,19 @@ class ErrorInfo:
 
 
 _NO_SPACE = frozenset({28, 122})  # ENOSPC, EDQUOT
+
+
+def error_of(info: ErrorInfo) -> CryoMambaError:
+    """The error that `info` describes, of the class that has its code: what a server said, raised in its client."""
+    kind = _by_code(CryoMambaError).get(info.code)
+    return JobFailed(info) if kind is None else kind(info.message, hint=info.hint)
+
+
+def _by_code(base: type[CryoMambaError]) -> dict[str, type[CryoMambaError]]:
+    kinds = {base.code: base} if isinstance(base.code, str) else {}
+    for kind in base.__subclasses__():
+        kinds = {**_by_code(kind), **kinds}
+    return kinds
 
 
 class CryoMambaError(Exception):
@@ -164,6 +137,12 @@ class UnusableVolume(InputError):
     """The voxels cannot be segmented: all equal, or not finite."""
 
     code = "input/unusable-volume"
+
+
+class SourceChanged(InputError):
+    """The file was written to while it was read."""
+
+    code = "input/changed"
 
 
 class InvalidParameter(InputError):
@@ -260,6 +239,12 @@ class UnknownObject(StorageError, LookupError):
     code = "storage/unknown-object"
 
 
+class QuotaExceeded(StorageError):
+    """What an owner may keep on the server is used up."""
+
+    code = "storage/quota"
+
+
 class DataDirectoryUnusable(StorageError):
     """The data directory cannot hold a job store."""
 
@@ -289,6 +274,32 @@ class IllegalTransition(JobError):
     """The job's state does not allow what was asked."""
 
     code = "job/illegal-transition"
+
+
+class IdempotencyConflict(JobError):
+    """The idempotency key came with another request before."""
+
+    code = "job/idempotency-conflict"
+
+
+class SubmissionInFlight(JobError):
+    """A request with the same idempotency key is being answered right now."""
+
+    code = "job/in-flight"
+    retryable = True
+
+
+class TooManyJobs(JobError):
+    """As many jobs of one owner wait as may."""
+
+    code = "job/too-many"
+    retryable = True
+
+
+class DoesNotFit(JobError, MemoryError):
+    """The work needs more memory than the computer or its device has."""
+
+    code = "job/does-not-fit"
 
 
 class WorkerDied(JobError):

@@ -1,0 +1,1 @@
+"""What travels between HTTP clients and servers, in one place for both: types, messages, addresses."""
