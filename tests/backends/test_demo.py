@@ -35,7 +35,8 @@ def demo(tmp_path_factory):
 
 def test_it_leaves_the_files_that_it_promises(demo):
     out, _ = demo
-    expected = {"tomogram.mrc", "truth.mrc", "picture.png", "summary.json"} | {f"tomogram.{name}" for name in ARTIFACTS}
+    made = {"tomogram.mrc", "truth.mrc", "picture.png", "summary.json", "server.log"}
+    expected = made | {f"tomogram.{name}" for name in ARTIFACTS}
     assert {path.name for path in out.iterdir()} == expected
 
 
@@ -72,6 +73,13 @@ def test_the_volumes_are_valid_mrc_and_the_picture_is_a_picture(demo):
     picture = image.imread(out / "picture.png")
     assert picture.shape[0] > 1000
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 1000
+
+
+def test_it_says_where_its_job_is_kept(demo):
+    out, result = demo
+    data_dir = out.parent / "data"
+    assert f"its job is kept in {data_dir}: cryomamba jobs list" in result.stderr
+    assert len(list((data_dir / "jobs").iterdir())) == 1
 
 
 def test_without_a_terminal_it_prints_no_control_characters(demo):

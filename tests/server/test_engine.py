@@ -7,6 +7,7 @@ from engines import OWNER, heard, scripted_engine, steps
 
 from cryomamba_core.durable import sha256_of
 from cryomamba_core.errors import (
+    IdempotencyConflict,
     IllegalTransition,
     InvalidParameter,
     MissingFile,
@@ -198,7 +199,7 @@ async def test_a_job_that_is_quicker_than_the_order_to_cancel_stays_completed(se
 
 
 async def test_a_worker_that_does_not_obey_is_ended(settings, tomogram, monkeypatch):
-    monkeypatch.setattr("cryomamba_server.engine.supervision.CANCEL_GRACE", 0.2)
+    monkeypatch.setattr("cryomamba_server.engine.looking.CANCEL_GRACE", 0.2)
     async with scripted_engine(settings, "directory.labels_path.touch(); time.sleep(600)") as engine:
         job = await engine.submit(steps(tomogram), owner=OWNER)
         await heard(engine, job.id, until=lambda event: event.seq == 2)
@@ -241,10 +242,8 @@ async def test_as_many_jobs_run_at_a_time_as_there_are_slots(settings, tomogram,
         jobs = [(await engine.submit(steps(tomogram), owner=OWNER)).id for _ in range(3)]
         for job_id in jobs[:2]:
             await heard(engine, job_id, until=lambda event: event.seq == 2)
-        assert sorted(JobDirectory(settings.jobs_dir / job_id).spec().device for job_id in jobs[:2]) == [
-            "cuda:0",
-            "cuda:1",
-        ]
+        active = await engine.ledger.call(engine.ledger.store.active)
+        assert sorted(work.device for work in active) == ["cuda:0", "cuda:1"]
         assert (await engine.job(jobs[2], owner=OWNER)).queue_position == 0
         (tmp_path / "go").touch()
         for job_id in jobs:
@@ -258,7 +257,7 @@ async def test_the_same_key_names_the_same_job_and_no_other_request(settings, to
         assert again.id == first.id
         other = await engine.submit(steps(tomogram), owner="bob", idempotency_key="k")
         assert other.id != first.id
-        with pytest.raises(InvalidParameter, match="another request"):
+        with pytest.raises(IdempotencyConflict, match="another request"):
             await engine.submit(steps(tomogram, depth=2), owner=OWNER, idempotency_key="k")
         assert len(await engine.jobs(owner=OWNER)) == 1
 

@@ -5,13 +5,14 @@ import uuid
 import pytest
 from attrs import evolve
 
-from cryomamba_core.errors import ErrorInfo, IllegalTransition, UnknownJob
+from cryomamba_core.errors import ErrorInfo, IllegalTransition, TooManyJobs, UnknownJob
 from cryomamba_core.events import PreviewReady, Progress
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import WorkerHandle
 from cryomamba_core.jobs import TRANSITIONS, JobConfig, JobProgress, JobRecord, JobState, Source
+from cryomamba_server.engine.database import Database
 from cryomamba_server.engine.records import now
-from cryomamba_server.engine.store import JobStore
+from cryomamba_server.engine.store import JobStore, News
 
 GRID = VoxelGrid(shape=(2, 3, 4), voxel_size=(10, 10, 10))
 ERROR = ErrorInfo(code="job/worker-died", message="gone", retryable=True)
@@ -19,9 +20,10 @@ ERROR = ErrorInfo(code="job/worker-died", message="gone", retryable=True)
 
 @pytest.fixture
 def store(tmp_path):
-    store = JobStore(tmp_path)
+    database = Database(tmp_path)
+    store = JobStore(database)
     yield store
-    store.close()
+    database.close()
 
 
 def add(store, owner="ada"):
@@ -40,11 +42,7 @@ def preview(seq):
 
 
 def events_of(store, job_id):
-    events, after = [], 0
-    while (event := store.next_event(job_id, after=after).event) is not None:
-        events.append(event)
-        after = event.seq
-    return events
+    return list(store.events_behind(job_id, after=0).events)
 
 
 def test_a_record_comes_back_as_it_was_stored(store):
@@ -82,7 +80,7 @@ def test_events_that_are_taken_in_again_change_nothing(store):
     assert store.advance(job.id, 1, [*told, progress(4)]).last_seq == before.last_seq + 1
 
 
-@pytest.mark.parametrize("change", ["set_handle", "advance", "complete", "fail", "cancel", "lose"])
+@pytest.mark.parametrize("change", ["set_handle", "advance", "complete", "fail", "cancel", "lose", "put_back"])
 def test_whoever_speaks_of_an_earlier_attempt_changes_nothing(store, change):
     job = add(store)
     store.claim("cpu")
@@ -96,6 +94,7 @@ def test_whoever_speaks_of_an_earlier_attempt_changes_nothing(store, change):
         "fail": (ERROR,),
         "cancel": (),
         "lose": (ERROR,),
+        "put_back": ("for now",),
     }[change]
     keywords = {"max_attempts": 2} if change == "lose" else {}
     assert getattr(store, change)(job.id, 1, *arguments, **keywords) is None
@@ -144,25 +143,56 @@ def test_only_failed_and_canceled_jobs_can_be_retried(store, state):
 def test_the_end_of_a_job_is_the_last_event_until_a_retry(store):
     job = add(store)
     store.claim("cpu")
-    assert not store.next_event(job.id, after=2).last
+    assert not store.events_behind(job.id, after=2).ended
     store.fail(job.id, 1, ERROR)
-    end = store.next_event(job.id, after=2)
-    assert (end.event.error, end.last) == (ERROR, True)
-    assert store.next_event(job.id, after=3).last
+    end = store.events_behind(job.id, after=2)
+    assert ([event.error for event in end.events], end.ended) == ([ERROR], True)
+    assert store.events_behind(job.id, after=3) == News(events=(), ended=True)
     store.retry(job.id)
-    assert not store.next_event(job.id, after=2).last
-    assert not store.next_event(job.id, after=3).last
+    assert not store.events_behind(job.id, after=2).ended
+    assert [event.state for event in store.events_behind(job.id, after=3).events] == [JobState.QUEUED]
 
 
 def test_two_stores_on_one_folder_see_each_others_changes(store, tmp_path):
-    other = JobStore(tmp_path)
+    database = Database(tmp_path)
+    other = JobStore(database)
     job = add(store)
     assert other.claim("cpu").id == job.id
     assert store.job(job.id).state is JobState.RUNNING
-    other.close()
+    database.close()
 
 
 def test_a_job_that_does_not_exist_is_unknown(store):
     for method in (store.job, store.retry, store.request_cancel):
         with pytest.raises(UnknownJob):
             method("none")
+
+
+def test_only_so_many_jobs_of_one_owner_may_wait(store, monkeypatch):
+    monkeypatch.setattr("cryomamba_server.engine.store.MOST_QUEUED", 3)
+    jobs = [add(store) for _ in range(3)]
+    with pytest.raises(TooManyJobs, match="3 of your jobs") as refused:
+        add(store)
+    assert refused.value.hint
+    assert refused.value.retryable
+    assert add(store, owner="bob").queue_position == 1
+    store.claim("cpu")
+    assert add(store)
+    store.request_cancel(jobs[1].id)
+    assert add(store)
+    with pytest.raises(TooManyJobs):
+        store.retry(jobs[1].id)
+    assert len(store.jobs(owner="ada")) == 5
+
+
+def test_a_job_for_which_no_worker_could_be_started_keeps_its_place_and_its_attempts(store):
+    first, second = add(store), add(store)
+    for attempt in (1, 2, 3):
+        store.claim("cpu")
+        assert store.put_back(first.id, attempt, "for now").state is JobState.QUEUED
+        assert (store.job(first.id).queue_position, store.job(second.id).queue_position) == (0, 1)
+    store.claim("cpu")
+    assert store.lose(first.id, 4, ERROR, max_attempts=2).state is JobState.QUEUED
+    store.claim("cpu")
+    store.request_cancel(first.id)
+    assert store.put_back(first.id, 5, "for now").state is JobState.CANCELED

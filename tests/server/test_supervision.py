@@ -2,22 +2,22 @@
 
 import trio
 
-from cryomamba_server.engine.supervision import CANCEL_GRACE, _Look, _Patience, last_words
+from cryomamba_server.engine.looking import CANCEL_GRACE, Look, Patience, last_words
 
 
 def look(beat, events=()):
-    return _Look(events=tuple(events), offset=0, beat=beat, cancel_ordered=False)
+    return Look(events=tuple(events), offset=0, beat=beat, cancel_ordered=False)
 
 
 async def test_a_worker_that_beats_is_never_stale(autojump_clock):
-    patience = _Patience(stale_seconds=5)
+    patience = Patience(stale_seconds=5)
     for beat in range(100):
         await trio.sleep(4)
         assert not patience.lost(look(float(beat)), ordered=False)
 
 
 async def test_a_worker_that_stops_beating_is_stale_after_that_time(autojump_clock):
-    patience = _Patience(stale_seconds=5)
+    patience = Patience(stale_seconds=5)
     assert not patience.lost(look(1.0), ordered=False)
     await trio.sleep(4.9)
     assert not patience.lost(look(1.0), ordered=False)
@@ -26,13 +26,13 @@ async def test_a_worker_that_stops_beating_is_stale_after_that_time(autojump_clo
 
 
 async def test_a_worker_that_never_beat_is_stale_after_that_time(autojump_clock):
-    patience = _Patience(stale_seconds=5)
+    patience = Patience(stale_seconds=5)
     await trio.sleep(5.1)
     assert patience.lost(look(None), ordered=False)
 
 
 async def test_events_are_signs_of_life_and_the_time_in_the_heartbeat_does_not_matter(autojump_clock):
-    patience = _Patience(stale_seconds=5)
+    patience = Patience(stale_seconds=5)
     await trio.sleep(4)
     assert not patience.lost(look(None, ["event"]), ordered=False)
     await trio.sleep(4)
@@ -42,7 +42,7 @@ async def test_events_are_signs_of_life_and_the_time_in_the_heartbeat_does_not_m
 
 
 async def test_a_worker_has_a_grace_from_the_order_to_its_end(autojump_clock):
-    patience = _Patience(stale_seconds=1000)
+    patience = Patience(stale_seconds=1000)
     await trio.sleep(100)
     assert not patience.lost(look(1.0), ordered=True)
     await trio.sleep(CANCEL_GRACE - 0.1)

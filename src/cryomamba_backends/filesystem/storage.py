@@ -5,11 +5,16 @@
     raw/ab12/tomogram.mrc       an object
     raw/+partial/TOKEN          the content of a write that is open
     raw/+partial/TOKEN.json     its key and size
+    raw/+partial/TOKEN.shared   there if not only the storage that began the write has written to it
     raw/+digests/HASH.json      an object's digest, with the inode, size and time of change that it is true for
 
 An object comes to be in one step: the rename of its synced content. The digest is written before
 that step. If a crash falls between the two, it speaks of another inode than the object's, is not
 believed, and is worked out anew.
+
+The storage that begins a write hashes what passes through it, and completing need not read it again.
+That holds as long as nobody else writes: another storage, as of a process that was started since,
+leaves its mark first, and then the digest is taken from the file.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +43,7 @@ from cryomamba_backends.filesystem.folders import (
     set_aside,
     split_key,
 )
+from cryomamba_backends.filesystem.running_digest import RunningDigest
 from cryomamba_core.durable import CHUNK
 from cryomamba_core.errors import (
     CryoMambaError,
@@ -52,6 +59,7 @@ from cryomamba_core.wire import dump_json, load_json
 _TOKEN = re.compile(rf"({'|'.join(AREAS)})\.([0-9a-f]{{32}})")
 #: A folder that a delete finds empty may vanish between its making and the rename into it.
 _ATTEMPTS = 100
+_MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -68,6 +76,7 @@ class FilesystemStorage(Storage):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._running: dict[str, RunningDigest] = {}
 
     def begin(self, key: str, size: int) -> str:
         """Start writing an object: its space on the disk is taken now."""
@@ -84,6 +93,7 @@ class FilesystemStorage(Storage):
                     _write_all(note, dump_json(_OpenWrite(key=key, size=size)).encode(), 0)
                     os.fsync(note)
             os.fsync(folder)
+        self._running[identity] = RunningDigest()
         return f"{area}.{identity}"
 
     def write(self, token: str, offset: int, data: bytes | memoryview) -> None:
@@ -94,9 +104,19 @@ class FilesystemStorage(Storage):
             view = memoryview(data).cast("B")
             if offset < 0 or offset + len(view) > size:
                 raise InvalidParameter(f"{len(view)} bytes at {offset} lie outside an object of {size} bytes")
-            with _closing(open_file(folder, identity, os.O_WRONLY)) as content:
-                _write_all(content, view, offset)
+            running = self._running.get(identity)
+            with _closing(open_file(folder, identity, os.O_RDWR)) as content:
+                if not view:
+                    return
+                if running is None:
+                    os.close(os.open(f"{identity}.shared", _MARK, 0o644, dir_fd=folder))
+                    _write_all(content, view, offset)
+                    _sync_data(content)
+                    return
+                with running.writing(offset, len(view)):
+                    _write_all(content, view, offset)
                 _sync_data(content)
+                running.advance(content, offset, view)
 
     def commit(self, token: str, *, sha256: str | None = None) -> ObjectInfo:
         """Check, sync and rename the content, then sync its folder."""
@@ -109,22 +129,24 @@ class FilesystemStorage(Storage):
                 info = self._settled(opened.key, sha256)
             else:
                 with _closing(content):
-                    digest = _digest_of(content)
+                    digest = self._digest_of_write(folder, identity, content)
                     _check_digest(opened.key, digest, sha256)
                     if os.fstat(content).st_size != opened.size:
                         raise StorageDamaged(f"{opened.key} has not the size that was announced")
                     os.fsync(content)
                     info = self._place(folder, identity, content, opened.key, digest)
-            _remove(folder, f"{identity}.json")
+            _remove(folder, f"{identity}.json", f"{identity}.shared")
             os.fsync(folder)
+        self._running.pop(identity, None)
         return info
 
     def abort(self, token: str) -> None:
         """Drop an open write."""
         with suppress(UnknownObject):
             area, identity = _split_token(token)
+            self._running.pop(identity, None)
             with self._folder((area, PARTIAL)) as folder:
-                _remove(folder, f"{identity}.json", identity)
+                _remove(folder, *_names(identity))
 
     def expire(self, older_than: float) -> int:
         """Drop open writes, and copies that a crash cut short, that have not changed for so many seconds."""
@@ -134,7 +156,8 @@ class FilesystemStorage(Storage):
                 for identity in {name.partition(".")[0] for name in os.listdir(folder)}:  # noqa: PTH208  # a descriptor
                     changed = max(_time_of_change(folder, name) for name in (identity, f"{identity}.json"))
                     if time.time() - changed >= older_than:
-                        _remove(folder, f"{identity}.json", identity)
+                        self._running.pop(identity, None)
+                        _remove(folder, *_names(identity))
                         dropped += 1
         return dropped
 
@@ -144,7 +167,7 @@ class FilesystemStorage(Storage):
             raise InvalidParameter(f"{start} to {stop} is not a range of bytes")
         with naming_disk_errors(f"{key} cannot be read"), self._object(key) as (_, content):
             pieces = []
-            while start < stop and (piece := os.pread(content, min(CHUNK, stop - start), start)):
+            while start < stop and (piece := os.pread(content, stop - start, start)):
                 pieces.append(piece)
                 start += len(piece)
             return b"".join(pieces)
@@ -207,6 +230,11 @@ class FilesystemStorage(Storage):
                     )
                 return self._place(folder, identity, content, key, digest)
 
+    def free_bytes(self) -> int | None:
+        """Free space of the file system."""
+        above = next(folder for folder in (self._root, *self._root.parents) if folder.is_dir())
+        return shutil.disk_usage(above).free
+
     @contextmanager
     def _folder(self, parts: Sequence[str]) -> Iterator[int]:
         with open_folder(self._root, parts) as folder:
@@ -243,6 +271,13 @@ class FilesystemStorage(Storage):
             except IsADirectoryError:
                 raise StorageError(f"{key} is in the way: it is a folder", hint="choose another key") from None
         raise StorageError(f"{key} cannot be stored: its folder or its content is removed again and again")
+
+    def _digest_of_write(self, folder: int, identity: str, content: int) -> str:
+        """Hex SHA-256 of what was written, from the file unless all of it passed through this storage."""
+        running = self._running.get(identity)
+        if running is None or _time_of_change(folder, f"{identity}.shared"):
+            return _digest_of(content)
+        return running.finish(content)
 
     def _settled(self, key: str, sha256: str | None) -> ObjectInfo:
         """An object whose content was renamed by a commit that got no further."""
@@ -338,6 +373,11 @@ def _open_write(folder: int, identity: str) -> _OpenWrite:
 def _check_digest(key: str, found: str, expected: str | None) -> None:
     if expected is not None and found != expected.lower():
         raise StorageDamaged(f"{key} has the digest {found}, not {expected}", hint="send the damaged parts again")
+
+
+def _names(identity: str) -> tuple[str, str, str]:
+    """The files of an open write; without the first it is not open."""
+    return f"{identity}.json", f"{identity}.shared", identity
 
 
 def _may_hold(folder: str, prefix: str) -> bool:

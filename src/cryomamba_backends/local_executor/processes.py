@@ -63,6 +63,8 @@ class WorkerProcess:
 def birth_of(pid: int) -> str | None:
     """What tells a process from an earlier or later one of the same number; None if there is none.
 
+    It raises `OSError` where that cannot be told, as by a process that has no descriptor left.
+
     Linux counts from the machine's start, so setting the clock changes nothing; the start itself has an id.
     """
     try:
@@ -70,12 +72,12 @@ def birth_of(pid: int) -> str | None:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             return f"{_BOOT_ID.read_text().strip()}/{fields[19].decode()}"
         return repr(psutil.Process(pid).create_time())
-    except (OSError, IndexError, psutil.Error):
+    except (FileNotFoundError, ProcessLookupError, IndexError, psutil.NoSuchProcess):
         return None
 
 
 def find_worker(module: str, job_dir: Path) -> WorkerProcess | None:
-    """The worker process that runs `module` on a job directory, whoever started it."""
+    """The worker process that runs `module` on a job directory, whoever started it; raises as `birth_of`."""
     for process in _running():
         try:
             *_, name, folder = ["", "", *process.cmdline()]
@@ -83,7 +85,7 @@ def find_worker(module: str, job_dir: Path) -> WorkerProcess | None:
                 mark, birth = process.environ().get(MARK), birth_of(process.pid)
                 if mark and birth and os.getsid(process.pid) == process.pid:  # what it forked looks the same else
                     return WorkerProcess(pid=process.pid, birth=birth, mark=mark)
-        except (psutil.Error, OSError):
+        except (psutil.Error, PermissionError, FileNotFoundError, ProcessLookupError):
             continue
     return None
 

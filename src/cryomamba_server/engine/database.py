@@ -39,6 +39,37 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
+class Database:
+    """The job store's file, through one connection: one thread at a time may use it.
+
+    Parameters
+    ----------
+    data_dir
+        The data directory; it is made if it is missing. Raises as `open_database`.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / FILE_NAME
+        self._reader = open_database(data_dir)
+        self._writer = self._reader.execution_options(writes=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with translated(self._path), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that may write: durable when the context is left, undone if it raises."""
+        with translated(self._path), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.dispose()
+
+
 def open_database(data_dir: Path) -> sa.Engine:
     """Open the job store's database, making or upgrading it where necessary.
 
@@ -97,6 +128,10 @@ def translated(path: Path) -> Iterator[None]:
                 hint="see which processes use it with: fuser FILE",
             ) from error
         raise
+    except MemoryError as error:
+        raise StorageError(
+            f"there is not enough memory to use the job store {path}", hint="free some memory"
+        ) from error
 
 
 _CHECK = "check the folder's permissions and its disk, or name another with CRYOMAMBA_DATA_DIR"

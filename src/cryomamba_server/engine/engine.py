@@ -16,8 +16,8 @@ import uuid_utils
 from attrs import evolve
 
 from cryomamba_core.artifacts import Artifact
-from cryomamba_core.errors import CryoMambaError, UnknownObject
-from cryomamba_core.events import JobEvent, PreviewReady
+from cryomamba_core.errors import CryoMambaError, SubmissionInFlight, UnknownObject
+from cryomamba_core.events import JobEvent
 from cryomamba_core.files import FileRecord
 from cryomamba_core.hookspecs import API_VERSION
 from cryomamba_core.interfaces import ServerInfo, Storage
@@ -29,25 +29,40 @@ from cryomamba_core.plugins import PluginHost
 from cryomamba_core.previews import Preview
 from cryomamba_core.settings import Settings
 from cryomamba_core.wire import to_plain
-from cryomamba_server.engine.intake import Accepted, SourcePath, accept, check_path, list_models, require_space
+from cryomamba_server.engine.allowed_paths import AllowedPaths
+from cryomamba_server.engine.database import Database
+from cryomamba_server.engine.estimates import Estimates
+from cryomamba_server.engine.fitting import computer_memory
+from cryomamba_server.engine.following import Following
+from cryomamba_server.engine.intake import Accepted, SourcePath, accept, list_models, require_space
 from cryomamba_server.engine.ledger import Ledger
+from cryomamba_server.engine.leftovers import clear, order_cancel
 from cryomamba_server.engine.publishing import artifact_key
 from cryomamba_server.engine.receiving import OnPiece, receive
 from cryomamba_server.engine.records import StoredFile, Work, now
 from cryomamba_server.engine.scheduler import Scheduler
 from cryomamba_server.engine.store import JobStore
-from cryomamba_server.engine.supervision import Supervision, clear, order_cancel
+from cryomamba_server.engine.supervision import Supervision
+from cryomamba_server.engine.troubles import insist
+from cryomamba_server.engine.upload_rules import UploadRules
+from cryomamba_server.engine.uploads import Uploads
 from cryomamba_server.engine.wakeups import wait_briefly
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a listener looks for events that another process has recorded.
-LISTEN_INTERVAL = 0.2
+#: Seconds after which a job's end is looked for that another process has recorded.
+END_INTERVAL = 0.2
 
 
 @asynccontextmanager
 async def open_engine(
-    host: PluginHost, settings: Settings, *, executor: str = "local", storage: str = "filesystem"
+    host: PluginHost,
+    settings: Settings,
+    *,
+    executor: str = "local",
+    storage: str = "filesystem",
+    allow_roots: Sequence[Path] | None = None,
+    upload_rules: UploadRules | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine on the data directory for as long as the context lasts.
 
@@ -63,12 +78,28 @@ async def open_engine(
         The settings of this process.
     executor, storage
         Names of the plugins that run workers and that keep files.
+    allow_roots
+        Folders whose files jobs may name by their path; None for any path, where all who can reach the
+        engine are its own user.
+    upload_rules
+        What is allowed of uploads; None for the defaults.
     """
-    engine = await trio.to_thread.run_sync(partial(Engine, host, settings, executor=executor, storage=storage))
+    engine = await trio.to_thread.run_sync(
+        partial(
+            Engine,
+            host,
+            settings,
+            executor=executor,
+            storage=storage,
+            allow_roots=allow_roots,
+            upload_rules=upload_rules,
+        )
+    )
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as observing:
             observing.start_soon(engine.ledger.tell_observers)
+            await observing.start(engine.following.run)
             async with trio.open_nursery() as scheduling:
                 await scheduling.start(engine.scheduler.run)
                 try:
@@ -90,25 +121,51 @@ class Engine:
 
     Parameters
     ----------
-    host, settings, executor, storage
+    host, settings, executor, storage, allow_roots, upload_rules
         As for `open_engine`.
     """
 
-    def __init__(self, host: PluginHost, settings: Settings, *, executor: str, storage: str) -> None:
+    def __init__(
+        self,
+        host: PluginHost,
+        settings: Settings,
+        *,
+        executor: str,
+        storage: str,
+        allow_roots: Sequence[Path] | None = None,
+        upload_rules: UploadRules | None = None,
+    ) -> None:
         self._host = host
         self._settings = settings
         self._executor = host.executors.get(executor)
         self.storage: Storage = host.storages.get(storage)
         self.devices = tuple(self._executor.slots())
-        self._store = JobStore(settings.data_dir)
+        self.database = Database(settings.data_dir)
+        self._store = JobStore(self.database)
         self.ledger = Ledger(self._store, host)
+        self._paths = AllowedPaths(allow_roots, settings.data_dir)
+        self.uploads = Uploads(
+            host=host,
+            storage=self.storage,
+            ledger=self.ledger,
+            database=self.database,
+            rules=upload_rules or UploadRules(),
+        )
+        self._estimates = Estimates(self.database, slots=len(self.devices))
+        self._memory = computer_memory()
+        self.following = Following(self.ledger, self._preview)
+        self._in_flight: set[tuple[str, str]] = set()
         self.scheduler = Scheduler(
-            ledger=self.ledger, data_dir=settings.data_dir, slots=self.devices, supervise=self._supervision
+            ledger=self.ledger,
+            data_dir=settings.data_dir,
+            jobs_dir=settings.jobs_dir,
+            slots=self.devices,
+            supervise=self._supervision,
         )
 
     def close(self) -> None:
         """Let go of the job store."""
-        self._store.close()
+        self.database.close()
 
     def server_info(self, *, shares_files: bool) -> ServerInfo:
         """What the engine is and can do."""
@@ -130,15 +187,60 @@ class Engine:
         """What a job would cost, or the error that would refuse it."""
         accepted = await self._accept(config, owner)
         position = await self.ledger.call(self._store.next_position, owner)
-        return JobPlan(run=accepted.plan, device=self._device, queue_position=position)
+        starts, seconds = await self.ledger.call(
+            self._estimates.newcomer,
+            owner,
+            runner=accepted.config.runner or "",
+            model=accepted.config.model or "",
+            voxels=accepted.grid.voxels,
+        )
+        run = accepted.plan if accepted.plan.seconds is not None else evolve(accepted.plan, seconds=seconds)
+        return JobPlan(run=run, device=self._device, queue_position=position, starts_in_seconds=starts)
 
     async def submit(self, config: JobConfig, *, owner: str, idempotency_key: str | None = None) -> JobRecord:
-        """Queue a job. What is wrong with it is raised before anything is recorded."""
+        """Queue a job, or find the one that came with the same key; raises as `take`."""
+        record, _ = await self.take(config, owner=owner, idempotency_key=idempotency_key)
+        return record
+
+    async def take(
+        self, config: JobConfig, *, owner: str, idempotency_key: str | None = None
+    ) -> tuple[JobRecord, bool]:
+        """Queue a job. What is wrong with it is raised before anything is recorded.
+
+        Returns
+        -------
+        record, fresh
+            The job, and whether it is new: a request that came before with the same key made it else.
+
+        Raises
+        ------
+        IdempotencyConflict
+            If the key came with another request before.
+        SubmissionInFlight
+            If a request with the same key is being answered.
+        TooManyJobs
+            If too many of its owner's jobs wait.
+        """
+        if idempotency_key is None:
+            return await self._take(config, owner, None)
+        identity = (owner, idempotency_key)
+        if identity in self._in_flight:
+            raise SubmissionInFlight(
+                f"a request with the idempotency key {idempotency_key!r} is being answered",
+                hint="try again in a moment",
+            )
+        self._in_flight.add(identity)
+        try:
+            return await self._take(config, owner, idempotency_key)
+        finally:
+            self._in_flight.remove(identity)
+
+    async def _take(self, config: JobConfig, owner: str, idempotency_key: str | None) -> tuple[JobRecord, bool]:
         digest = hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode()).hexdigest()
         if idempotency_key is not None:
             known = await self.ledger.call(self._store.find_job, owner, idempotency_key, digest)
             if known is not None:
-                return known
+                return await self._expected(known), False
         accepted = await self._accept(config, owner)
         record = JobRecord(
             id=str(uuid_utils.uuid7()), owner=owner, state=JobState.QUEUED, config=accepted.config, created_at=now()
@@ -151,17 +253,19 @@ class Engine:
             idempotency_key=idempotency_key,
             request_digest=digest,
         )
-        if stored.id == record.id:
+        fresh = stored.id == record.id
+        if fresh:
             self.ledger.changed(stored)
-        return stored
+        return await self._expected(stored), fresh
 
     async def job(self, job_id: str, *, owner: str | None) -> JobRecord:
         """A job's record; raises `UnknownJob`."""
-        return await self.ledger.call(self._store.job, job_id, owner=owner)
+        return await self._expected(await self.ledger.call(self._store.job, job_id, owner=owner))
 
     async def jobs(self, *, owner: str | None, limit: int = 100, before: str | None = None) -> Sequence[JobRecord]:
         """The newest jobs first, at most `limit`, only those older than the job `before`."""
-        return await self.ledger.call(self._store.jobs, owner=owner, limit=limit, before=before)
+        records = await self.ledger.call(self._store.jobs, owner=owner, limit=limit, before=before)
+        return await self._all_expected(records)
 
     async def cancel(self, job_id: str, *, owner: str | None) -> JobRecord:
         """Stop a job; returns when it has ended, one way or another.
@@ -172,42 +276,31 @@ class Engine:
         directory = self._directory(job_id)
         if canceled:
             self.ledger.changed(record)
-            await trio.to_thread.run_sync(clear, directory)
+            await insist(clear, directory, what=f"what job {job_id} left cannot be removed yet")
         elif not record.state.ended:
-            await trio.to_thread.run_sync(order_cancel, directory)
+            await insist(order_cancel, directory, what=f"job {job_id} cannot be told to stop")
         while not record.state.ended:
             changed = self.ledger.wakeups.listen(job_id)
             record = await self.ledger.call(self._store.job, job_id, owner=owner)
             if not record.state.ended:
-                await wait_briefly(changed, LISTEN_INTERVAL)
+                await wait_briefly(changed, END_INTERVAL)
         return record
 
     async def retry(self, job_id: str, *, owner: str | None) -> JobRecord:
-        """Queue a failed or canceled job again; raises `IllegalTransition` for any other."""
+        """Queue a failed or canceled job again; raises `IllegalTransition` for any other, or `TooManyJobs`."""
         record = await self.ledger.call(self._store.retry, job_id, owner=owner)
         self.ledger.changed(record)
-        return record
+        return await self._expected(record)
 
     async def events(self, job_id: str, *, owner: str | None, after: int = 0) -> AsyncIterator[JobEvent]:
         """A job's events behind number `after`, first those that are recorded, then as they come.
 
-        Ends with the event that ended the job. The store keeps the newest progress and the newest
-        preview only, and one event is fetched at a time: however slow the listener, it gets what is
-        newest when it asks, and every change of state.
+        Ends with the event that ended the job. However slow the listener, it gets the progress and
+        the preview that are newest when it asks, and every change of state.
         """
-        while True:
-            heard = self.ledger.wakeups.listen(job_id)
-            following = await self.ledger.call(self._store.next_event, job_id, after=after, owner=owner)
-            event = following.event
-            if event is not None:
-                after = event.seq
-                if isinstance(event, PreviewReady):
-                    event = evolve(event, preview=await trio.to_thread.run_sync(self._preview, job_id))
-                yield event
-            if following.last:
-                return
-            if event is None:
-                await wait_briefly(heard, LISTEN_INTERVAL)
+        async with self.following.listen(job_id, owner=owner, after=after) as listener:
+            async for message in listener:
+                yield message.event
 
     async def add_file(self, path: Path, *, owner: str, on_piece: OnPiece | None = None) -> FileRecord:
         """Take a copy of a local file into the storage; content that is known is not copied again.
@@ -239,6 +332,17 @@ class Engine:
         names = ", ".join(artifact.name for artifact in record.artifacts) or "none"
         raise UnknownObject(f"job {job_id} has no artifact {name!r}", hint=f"it is {record.state} and has: {names}")
 
+    async def _expected(self, record: JobRecord) -> JobRecord:
+        return (await self._all_expected([record]))[0]
+
+    async def _all_expected(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
+        """Records that say when the jobs start that wait, where that can be told."""
+        waiting = [record.id for record in records if record.state is JobState.QUEUED]
+        if not waiting:
+            return records
+        starts = await self.ledger.call(self._estimates.starts, waiting)
+        return [evolve(record, starts_in_seconds=starts.get(record.id)) for record in records]
+
     @property
     def _device(self) -> str:
         return self.devices[0] if self.devices else "cpu"
@@ -251,12 +355,12 @@ class Engine:
 
     def _check(self, config: JobConfig, stored: StoredFile | None) -> Accepted:
         if stored is None:
-            source = check_path(config.source.path or "")
-            accepted = accept(self._host, config, source=source, device=self._device)
+            with self._paths.opened(config.source.path or "") as source:
+                accepted = accept(self._host, config, source=source, device=self._device, memory=self._memory)
         else:
             with self.storage.localize(stored.key) as path:
                 source = SourcePath(path=path, name=stored.record.name)
-                accepted = accept(self._host, config, source=source, device=self._device)
+                accepted = accept(self._host, config, source=source, device=self._device, memory=self._memory)
         require_space(self._settings.data_dir, accepted.disk_bytes)
         return accepted
 
@@ -266,6 +370,7 @@ class Engine:
             executors=self._host.executors,
             executor=self._executor,
             storage=self.storage,
+            paths=self._paths,
             settings=self._settings,
             work=work,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from cryomamba_core.errors import InvalidParameter, StorageFull, UnknownModel
+from cryomamba_core.errors import StorageFull, UnknownModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import ModelRunner
 from cryomamba_core.jobs import JobConfig
@@ -19,6 +19,7 @@ from cryomamba_core.models import ModelInfo
 from cryomamba_core.plans import RunPlan
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.wire import from_plain, to_plain
+from cryomamba_server.engine.fitting import Memory, plan_run
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Accepted:
     disk_bytes: int
 
 
-def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: str) -> Accepted:
+def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: str, memory: Memory) -> Accepted:
     """Make a request definite, or raise what is wrong with it. Blocks.
 
     Parameters
@@ -75,6 +76,8 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: s
         Where the tomogram is.
     device
         Where the job would run.
+    memory
+        How much there is.
     """
     runner, model = find_model(host, runner=config.runner, model=config.model)
     params: Any = from_plain(config.params, runner.params_type)
@@ -82,7 +85,7 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: s
     reader = host.reader_for(source.path)
     with reader.open(source.path, voxel_size=config.voxel_size) as volume:
         grid = volume.grid
-    plan = runner.plan(model, grid, params, device)
+    plan = plan_run(runner, model, grid, params, device=device, memory=memory)
     return Accepted(
         config=evolve(
             config,
@@ -168,10 +171,3 @@ def _disk_bytes(host: PluginHost, grid: VoxelGrid, model: ModelInfo, artifacts: 
         compressed = exporter.suffix.endswith((".gz", ".nrrd"))
         needed += 2 * (labels // 8 if compressed else labels)
     return needed
-
-
-def check_path(path: str) -> SourcePath:
-    """A source that the engine opens in place; raises `InvalidParameter` unless it is absolute."""
-    if not Path(path).is_absolute():
-        raise InvalidParameter(f"the source {path!r} is not an absolute path", hint="give the whole path")
-    return SourcePath(path=Path(path), name=Path(path).name)

@@ -45,6 +45,7 @@ class Ledger:
         self.store = store
         self.wakeups = Wakeups()
         self._host = host
+        self._watchers: list[Callable[[JobRecord], None]] = []
         self._limiter = trio.CapacityLimiter(1)
         self._news_in, self._news_out = trio.open_memory_channel[JobRecord](1_000_000)
 
@@ -66,14 +67,20 @@ class Ledger:
 
     def changed(self, record: JobRecord) -> None:
         """Tell everybody of a job that entered a new state; the record is durable."""
-        self.heard(record.id)
+        self.advanced(record)
         self.wakeups.notify(QUEUE)
         with suppress(trio.ClosedResourceError):  # the engine is leaving: the store has it
             self._news_in.send_nowait(record)
 
-    def heard(self, job_id: str) -> None:
+    def advanced(self, record: JobRecord) -> None:
         """Tell listeners that there is a new event of a job."""
-        self.wakeups.notify(job_id)
+        self.wakeups.notify(record.id)
+        for watcher in self._watchers:
+            watcher(record)
+
+    def watch(self, watcher: Callable[[JobRecord], None]) -> None:
+        """Call `watcher`, which must be quick and must not raise, with each record that this process changes."""
+        self._watchers.append(watcher)
 
     async def tell_observers(self) -> None:
         """Call the observers for each change, in order, until cancelled and everything is told."""

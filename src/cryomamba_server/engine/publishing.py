@@ -11,6 +11,7 @@ from cryomamba_core.interfaces import Storage
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.wire import load_json
 from cryomamba_server.engine.intake import MANIFEST
+from cryomamba_server.engine.troubles import may_pass
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ def artifact_key(job_id: str, name: str) -> str:
 def publish(storage: Storage, directory: JobDirectory, job_id: str, artifacts: Sequence[Artifact]) -> None:
     """Put a worker's files into the storage; they are durable when this returns.
 
-    May be called again after a crash: a file that is gone from the job directory is fine if the
-    storage has it.
+    May be called again, after a crash and after a trouble that passes: a file that is gone from the job
+    directory is fine if the storage has it. So nothing is taken back for such a trouble.
 
     Raises
     ------
@@ -36,8 +37,9 @@ def publish(storage: Storage, directory: JobDirectory, job_id: str, artifacts: S
     try:
         for artifact in artifacts:
             _publish_one(storage, directory, job_id, artifact)
-    except BaseException:
-        withdraw(storage, job_id)
+    except Exception as error:
+        if not may_pass(error):
+            withdraw(storage, job_id)
         raise
 
 
@@ -48,10 +50,12 @@ def withdraw(storage: Storage, job_id: str) -> None:
 
 
 def manifest_versions(directory: JobDirectory) -> dict[str, str]:
-    """The versions in a worker's manifest; empty if it cannot be read."""
+    """The versions in a worker's manifest; empty if it is not there or is none."""
     try:
         return load_json((directory.artifacts_path / MANIFEST).read_bytes(), Manifest).versions
     except (OSError, CryoMambaError) as error:
+        if may_pass(error):
+            raise
         log.warning("the manifest in %s cannot be read: %s", directory.path, error)
         return {}
 

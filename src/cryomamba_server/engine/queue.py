@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+import sqlalchemy as sa
 from attrs import frozen
+
+from cryomamba_core.jobs import JobState
+from cryomamba_server.engine.schema import jobs
 
 
 @frozen(kw_only=True)
@@ -50,3 +54,11 @@ def fair_order(queued: Iterable[Waiting], served: Mapping[str, int]) -> list[Wai
         if lines[owner]:
             turns.append(owner)
     return order
+
+
+def read_queue(connection: sa.Connection) -> tuple[list[Waiting], dict[str, int]]:
+    """The waiting jobs and the owners' last turns, as `fair_order` takes them."""
+    query = sa.select(jobs.c.id, jobs.c.owner, jobs.c.queue_order).where(jobs.c.state == JobState.QUEUED.value)
+    waiting = [Waiting(job_id=job_id, owner=owner, order=order) for job_id, owner, order in connection.execute(query)]
+    turns = sa.select(jobs.c.owner, sa.func.max(jobs.c.served)).group_by(jobs.c.owner)
+    return waiting, {row[0]: row[1] for row in connection.execute(turns)}

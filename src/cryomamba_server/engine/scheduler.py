@@ -13,8 +13,11 @@ from filelock import FileLock, Timeout
 
 from cryomamba_core.errors import StorageError
 from cryomamba_server.engine.ledger import QUEUE, Ledger
+from cryomamba_server.engine.leftovers import clear_left
+from cryomamba_server.engine.log_context import JOB_ID
 from cryomamba_server.engine.records import Work
 from cryomamba_server.engine.supervision import Supervision
+from cryomamba_server.engine.troubles import may_pass
 from cryomamba_server.engine.wakeups import wait_briefly
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,8 @@ LOCK_NAME = "scheduler.lock"
 LOCK_INTERVAL = 0.5
 #: Seconds between two looks for jobs that another process has queued.
 QUEUE_INTERVAL = 0.25
+#: Seconds that a slot rests after no worker could be started in it.
+REST_SECONDS = 5.0
 
 
 class Scheduler:
@@ -34,8 +39,8 @@ class Scheduler:
     ----------
     ledger
         The job store.
-    data_dir
-        The data directory.
+    data_dir, jobs_dir
+        The data directory, and the job directories in it.
     slots
         Devices, one for each job that may run at the same time.
     supervise
@@ -47,10 +52,12 @@ class Scheduler:
         *,
         ledger: Ledger,
         data_dir: Path,
+        jobs_dir: Path,
         slots: Sequence[str],
         supervise: Callable[[Work], Supervision],
     ) -> None:
         self._ledger = ledger
+        self._jobs_dir = jobs_dir
         self._lock = FileLock(data_dir / LOCK_NAME, thread_local=False)
         self._slots = tuple(slots)
         self._supervise = supervise
@@ -81,6 +88,11 @@ class Scheduler:
             self._lock.acquire(blocking=False)
         except Timeout:
             return False
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            log.warning("whether another process schedules cannot be told yet: %s", error)
+            return False
         return True
 
     async def _lead(self, task_status: trio.TaskStatus[None]) -> None:
@@ -91,6 +103,7 @@ class Scheduler:
                     self._busy[work.device] += 1
                     recovering.start_soon(nursery.start, self._recover, work)
             task_status.started()
+            nursery.start_soon(clear_left, self._ledger, self._jobs_dir)
             while True:
                 changed = self._ledger.wakeups.listen(QUEUE)
                 try:
@@ -112,12 +125,16 @@ class Scheduler:
             self._ledger.changed(work.record)
 
     async def _run(self, work: Work) -> None:
+        JOB_ID.set(work.id)
         with self._slot(work.device):
-            await self._supervise(work).run()
+            if not await self._supervise(work).run():
+                await trio.sleep(REST_SECONDS)
 
     async def _recover(self, work: Work, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        JOB_ID.set(work.id)
         with self._slot(work.device):
-            await self._supervise(work).recover(task_status)
+            if not await self._supervise(work).recover(task_status):
+                await trio.sleep(REST_SECONDS)
 
     @contextmanager
     def _slot(self, device: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The revision that these tables are; the newest one in ``migrations/versions``.
-REVISION = "r0001"
+REVISION = "r0002"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -76,4 +76,56 @@ files = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("key", sa.Text, nullable=False, comment="where the storage has it"),
     sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("last_used_at", sa.String(40), comment="by a job, or sent again; null before the first time"),
+)
+
+#: What is known to be of no use any more and is still to be removed; see `cryomamba_server.engine.removals`.
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True, comment="a job's id, or a key in the storage"),
+)
+
+#: Files on their way. A complete upload keeps its row until it expires, so that completing twice is no error.
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("part_size", sa.Integer, nullable=False),
+    sa.Column("fingerprint", sa.Text),
+    sa.Column("sha256", sa.String(64), comment="as announced, or null"),
+    sa.Column("key", sa.Text, nullable=False, comment="where the storage will have it"),
+    sa.Column("token", sa.Text, comment="of the storage's open write; null once it is committed"),
+    sa.Column("file_id", sa.String(64), comment="once it is complete"),
+    sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("touched_at", sa.String(40), nullable=False, comment="when the last part came"),
+    sa.Index(None, "owner", "fingerprint"),
+    sa.Index(None, "touched_at"),
+)
+
+#: Parts that are durable.
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    sa.Column("upload_id", sa.String(36), sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+)
+
+#: Tokens that were made; the tokens themselves are not kept.
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False, comment="separated by spaces"),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("expires_at", sa.String(40), nullable=False),
+    sa.Column("revoked_at", sa.String(40)),
+    sa.Index(None, "subject"),
 )

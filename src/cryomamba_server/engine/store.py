@@ -7,46 +7,54 @@ job has moved on: whoever comes late changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from attrs import evolve, frozen
 
 from cryomamba_core.artifacts import Artifact
-from cryomamba_core.errors import ErrorInfo, IllegalTransition, InvalidParameter, UnknownJob, UnknownObject
+from cryomamba_core.errors import (
+    ErrorInfo,
+    IdempotencyConflict,
+    IllegalTransition,
+    TooManyJobs,
+    UnknownJob,
+    UnknownObject,
+)
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
 from cryomamba_core.files import FileRecord
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import WorkerHandle
 from cryomamba_core.jobs import JobRecord, JobState, check_transition
 from cryomamba_core.wire import dump_json
-from cryomamba_server.engine import records
-from cryomamba_server.engine.database import FILE_NAME, open_database, translated
-from cryomamba_server.engine.queue import Waiting, fair_order
+from cryomamba_server.engine import records, removals
+from cryomamba_server.engine.database import Database
+from cryomamba_server.engine.queue import Waiting, fair_order, read_queue
 from cryomamba_server.engine.records import StoredFile, Work
+from cryomamba_server.engine.removals import Removal
 from cryomamba_server.engine.schema import events, files, jobs
 
 ACTIVE = tuple(state.value for state in JobState if state.active)
 
+#: How many jobs of one owner may wait: more than anybody submits in a day, and few enough to be put in order at once.
+MOST_QUEUED = 1000
+
 
 @frozen(kw_only=True)
-class NextEvent:
-    """What a listener that has heard everything up to some number hears next.
+class News:
+    """What a listener that has heard everything up to some number has still to hear.
 
     Attributes
     ----------
-    event
-        The next event, None if there is none yet.
-    last
-        Whether nothing follows it (or, without an event, nothing follows at all) unless the job is
-        retried.
+    events
+        In order.
+    ended
+        Whether nothing follows them, unless the job is retried.
     """
 
-    event: JobEvent | None
-    last: bool
+    events: tuple[JobEvent, ...]
+    ended: bool
 
 
 class JobStore:
@@ -54,18 +62,13 @@ class JobStore:
 
     Parameters
     ----------
-    data_dir
-        The data directory; it is made if it is missing. Raises as `open_database`.
+    database
+        Where they are.
     """
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / FILE_NAME
-        self._reader = open_database(data_dir)
-        self._writer = self._reader.execution_options(writes=True)
-
-    def close(self) -> None:
-        """Let go of the database."""
-        self._reader.dispose()
+    def __init__(self, database: Database) -> None:
+        self._reading = database.reading
+        self._writing = database.writing
 
     # What users ask for.
 
@@ -78,11 +81,20 @@ class JobStore:
         idempotency_key: str | None = None,
         request_digest: str | None = None,
     ) -> JobRecord:
-        """Queue a new job, or return the one that came with the same key; raises `InvalidParameter` as `find_job`."""
+        """Queue a new job, or return the one that came with the same key; raises as `find_job`.
+
+        Raises
+        ------
+        UnknownObject
+            If the file that it names is not there, or not any more.
+        TooManyJobs
+            If `MOST_QUEUED` of its owner wait.
+        """
         with self._writing() as connection:
             known = self._find(connection, record.owner, idempotency_key, request_digest)
             if known is not None:
                 return known
+            self._require_place(connection, record.owner)
             order = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(jobs.c.queue_order), 0))) or 0
             values = records.job_values(record, grid, source_name)
             values |= {
@@ -92,12 +104,17 @@ class JobStore:
                 "last_seq": 1,
             }
             connection.execute(jobs.insert().values(values))
+            file_id = record.config.source.file_id
+            if file_id is not None:
+                used = files.update().where(files.c.id == file_id, files.c.owner == record.owner)
+                if not connection.execute(used.values(last_used_at=values["created_at"])).rowcount:
+                    raise _unknown_file(file_id)  # it was removed while the job was looked at
             queued = StateChanged(seq=1, at=record.created_at, state=JobState.QUEUED, attempt=0)
             self._insert(connection, record.id, 0, queued)
             return self._record(connection, self._row(connection, record.id))
 
     def find_job(self, owner: str, idempotency_key: str, request_digest: str) -> JobRecord | None:
-        """The job that came with a key; raises `InvalidParameter` if that was another request."""
+        """The job that came with a key; raises `IdempotencyConflict` if that was another request."""
         with self._reading() as connection:
             return self._find(connection, owner, idempotency_key, request_digest)
 
@@ -122,7 +139,7 @@ class JobStore:
     def next_position(self, owner: str) -> int:
         """How many jobs would run before one that `owner` queues now."""
         with self._reading() as connection:
-            waiting, served = self._queue(connection)
+            waiting, served = read_queue(connection)
         last = max((job.order for job in waiting), default=0) + 1
         order = fair_order([*waiting, Waiting(job_id="", owner=owner, order=last)], served)
         return next(place for place, job in enumerate(order) if not job.job_id)
@@ -145,12 +162,13 @@ class JobStore:
             return self._record(connection, row), False
 
     def retry(self, job_id: str, *, owner: str | None = None) -> JobRecord:
-        """Queue a failed or canceled job again, behind all others; raises `IllegalTransition`."""
+        """Queue a failed or canceled job again, behind all others; raises `IllegalTransition` or `TooManyJobs`."""
         with self._writing() as connection:
             row = self._row(connection, job_id, owner)
             state = JobState(row["state"])
             if not state.ended:
                 raise IllegalTransition(f"a job that is {state} cannot be retried", hint="wait for its end")
+            self._require_place(connection, row["owner"])
             order = connection.scalar(sa.select(sa.func.max(jobs.c.queue_order)))
             row = self._move(
                 connection,
@@ -171,16 +189,13 @@ class JobStore:
             )
             return self._record(connection, row)
 
-    def next_event(self, job_id: str, *, after: int, owner: str | None = None) -> NextEvent:
-        """The first event behind number `after`; raises `UnknownJob`."""
+    def events_behind(self, job_id: str, *, after: int, owner: str | None = None) -> News:
+        """The events behind number `after`; raises `UnknownJob`."""
+        query = sa.select(events).where(events.c.job_id == job_id, events.c.seq > after).order_by(events.c.seq)
         with self._reading() as connection:
             row = self._row(connection, job_id, owner)
-            ended = JobState(row["state"]).ended
-            query = sa.select(events).where(events.c.job_id == job_id, events.c.seq > after).order_by(events.c.seq)
-            found = connection.execute(query.limit(1)).mappings().first()
-        if found is None:
-            return NextEvent(event=None, last=ended)
-        return NextEvent(event=records.job_event(found), last=ended and found["seq"] == row["last_seq"])
+            found = connection.execute(query).mappings().all() if row["last_seq"] > after else ()
+        return News(events=tuple(map(records.job_event, found)), ended=JobState(row["state"]).ended)
 
     # What the scheduler does.
 
@@ -199,7 +214,7 @@ class JobStore:
     def claim(self, device: str) -> Work | None:
         """Give the next queued job the slot `device`: it is running then, with a new attempt."""
         with self._writing() as connection:
-            waiting, served = self._queue(connection)
+            waiting, served = read_queue(connection)
             order = fair_order(waiting, served)
             if not order:
                 return None
@@ -256,7 +271,7 @@ class JobStore:
     def complete(
         self, job_id: str, attempt: int, artifacts: Sequence[Artifact], versions: dict[str, str]
     ) -> JobRecord | None:
-        """End an active job whose artifacts are durable."""
+        """End an active job whose artifacts are durable; what only its worker needed is to be removed."""
         with self._writing() as connection:
             row = self._active_row(connection, job_id, attempt)
             if row is None:
@@ -272,7 +287,18 @@ class JobStore:
                 finished_at=at.isoformat(),
                 **_NO_WORKER,
             )
+            removals.note(connection, Removal.WORK, [job_id])
             return self._record(connection, row)
+
+    def uncleared(self) -> list[str]:
+        """Completed jobs of which there is still something that only a worker needed."""
+        with self._reading() as connection:
+            return removals.noted(connection, Removal.WORK)
+
+    def cleared(self, job_id: str) -> None:
+        """Note that what only a worker needed is gone."""
+        with self._writing() as connection:
+            removals.forget(connection, Removal.WORK, job_id)
 
     def fail(self, job_id: str, attempt: int, error: ErrorInfo) -> JobRecord | None:
         """End an active job that could not do its work."""
@@ -304,6 +330,23 @@ class JobStore:
             row = self._move(connection, row, JobState.QUEUED, queued, progress=None, started_at=None, **_NO_WORKER)
             return self._record(connection, row)
 
+    def put_back(self, job_id: str, attempt: int, reason: str) -> JobRecord | None:
+        """Queue an active job again, at its old place, for which no worker could be started.
+
+        It does not count among its attempts. The job is canceled if that was asked for.
+        """
+        with self._writing() as connection:
+            row = self._active_row(connection, job_id, attempt)
+            if row is None:
+                return None
+            if row["cancel_requested"]:
+                return self._cancel(connection, row)
+            queued = StateChanged(seq=0, at=records.now(), state=JobState.QUEUED, attempt=attempt, reason=reason)
+            values = {"attempts_before": row["attempts_before"] + 1, "progress": None, "started_at": None}
+            return self._record(
+                connection, self._move(connection, row, JobState.QUEUED, queued, **values, **_NO_WORKER)
+            )
+
     # Files that were sent.
 
     def file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
@@ -314,15 +357,19 @@ class JobStore:
         with self._reading() as connection:
             row = connection.execute(query.limit(1)).mappings().first()
         if row is None:
-            raise UnknownObject(f"no file has the id {file_id}", hint="send it first")
+            raise _unknown_file(file_id)
         return records.stored_file(row)
 
     def add_file(self, record: FileRecord, key: str, *, owner: str) -> FileRecord:
-        """Note a file that the storage has; the same content of the same owner stays as it was noted first."""
+        """Note a file that the storage has; the same content of the same owner stays as it was noted first.
+
+        It counts as used now.
+        """
         with self._writing() as connection:
-            query = sa.select(files).where(files.c.id == record.id, files.c.owner == owner)
-            row = connection.execute(query).mappings().first()
+            same = sa.and_(files.c.id == record.id, files.c.owner == owner)
+            row = connection.execute(sa.select(files).where(same)).mappings().first()
             if row is not None:
+                connection.execute(files.update().where(same).values(last_used_at=records.now().isoformat()))
                 return records.stored_file(row).record
             values = {
                 "id": record.id,
@@ -336,16 +383,6 @@ class JobStore:
             connection.execute(files.insert().values(values))
             return record
 
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with translated(self._path), self._reader.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with translated(self._path), self._writer.begin() as connection:
-            yield connection
-
     def _row(self, connection: sa.Connection, job_id: str, owner: str | None = None) -> sa.RowMapping:
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
         if row is None or (owner is not None and row["owner"] != owner):
@@ -355,6 +392,14 @@ class JobStore:
     def _active_row(self, connection: sa.Connection, job_id: str, attempt: int) -> sa.RowMapping | None:
         row = self._row(connection, job_id)
         return row if row["state"] in ACTIVE and row["attempt"] == attempt else None
+
+    def _require_place(self, connection: sa.Connection, owner: str) -> None:
+        waiting = sa.select(sa.func.count()).where(jobs.c.owner == owner, jobs.c.state == JobState.QUEUED.value)
+        if (connection.scalar(waiting) or 0) >= MOST_QUEUED:
+            raise TooManyJobs(
+                f"{MOST_QUEUED} of your jobs are waiting, and no more may",
+                hint="wait until some have run, or cancel some",
+            )
 
     def _find(
         self, connection: sa.Connection, owner: str, idempotency_key: str | None, request_digest: str | None
@@ -366,7 +411,7 @@ class JobStore:
         if row is None:
             return None
         if row["request_digest"] != request_digest:
-            raise InvalidParameter(
+            raise IdempotencyConflict(
                 f"the idempotency key {idempotency_key!r} came with another request before",
                 hint="use a new key for each new job",
             )
@@ -377,15 +422,7 @@ class JobStore:
         return records.job_record(row, self._positions(connection).get(row["id"]) if queued else None)
 
     def _positions(self, connection: sa.Connection) -> dict[str, int]:
-        return {job.job_id: place for place, job in enumerate(fair_order(*self._queue(connection)))}
-
-    def _queue(self, connection: sa.Connection) -> tuple[list[Waiting], dict[str, int]]:
-        query = sa.select(jobs.c.id, jobs.c.owner, jobs.c.queue_order).where(jobs.c.state == JobState.QUEUED.value)
-        waiting = [
-            Waiting(job_id=job_id, owner=owner, order=order) for job_id, owner, order in connection.execute(query)
-        ]
-        turns = sa.select(jobs.c.owner, sa.func.max(jobs.c.served)).group_by(jobs.c.owner)
-        return waiting, {row[0]: row[1] for row in connection.execute(turns)}
+        return {job.job_id: place for place, job in enumerate(fair_order(*read_queue(connection)))}
 
     def _fail(self, connection: sa.Connection, row: sa.RowMapping, error: ErrorInfo) -> JobRecord:
         at = records.now()
@@ -437,6 +474,10 @@ class JobStore:
     def _update(self, connection: sa.Connection, job_id: str, **values: Any) -> sa.RowMapping:
         connection.execute(jobs.update().where(jobs.c.id == job_id).values(values))
         return self._row(connection, job_id)
+
+
+def _unknown_file(file_id: str) -> UnknownObject:
+    return UnknownObject(f"no file has the id {file_id}", hint="send it first")
 
 
 _NO_WORKER: dict[str, Any] = {"device": None, "executor": None, "token": None}

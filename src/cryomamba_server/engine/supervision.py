@@ -6,18 +6,23 @@ Whatever moment the engine is killed at, the store and the job directory say wha
 2. ``job.json`` is of this attempt, no handle is recorded: the executor looks for a worker.
 3. The handle is recorded: the executor tells whether the worker lives; its events say the rest.
 4. The worker has ended: its last event is acted on again, which does no harm if it was before.
+
+A trouble that passes, such as a want of descriptors, changes nothing: what failed is tried again, and a job for
+which no worker could be started waits again. A slot is given back when nothing is left of its worker.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
-from attrs import frozen
 
 from cryomamba_core.errors import CryoMambaError, ErrorInfo, StorageError, StorageFull, WorkerDied
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress
@@ -26,26 +31,26 @@ from cryomamba_core.job_directory import JobDirectory, JobSpec
 from cryomamba_core.jobs import JobRecord, JobState
 from cryomamba_core.plugins import Registry
 from cryomamba_core.settings import Settings
-from cryomamba_server.engine.intake import check_path
+from cryomamba_server.engine.allowed_paths import AllowedPaths, any_path
 from cryomamba_server.engine.ledger import Ledger
+from cryomamba_server.engine.leftovers import clear, clear_completed, order_cancel
+from cryomamba_server.engine.looking import Look, Patience, last_words, look_into
 from cryomamba_server.engine.publishing import manifest_versions, publish
 from cryomamba_server.engine.records import Work
+from cryomamba_server.engine.troubles import FOR_EVER, anything, insist, may_pass
 from cryomamba_server.engine.wakeups import wait_briefly
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks into a job directory.
-FOLLOW_INTERVAL = 0.1
+#: Seconds between two looks into a job directory, and while somebody listens to the job: a look takes 0.3 ms.
+FOLLOW_INTERVAL, LISTENED_INTERVAL = 0.1, 0.02
 #: Seconds that a thread waits for a worker's end at a time.
 WAIT_SECONDS = 1.0
-#: Seconds that a worker has from the order to cancel, or from its last event, to its end.
-CANCEL_GRACE = 15.0
 #: Seconds between asking a worker to end and forcing it.
 KILL_GRACE = 5.0
 #: A disk with less room than this cannot have taken a worker's last words.
 FULL_BYTES = 64 << 10
-#: How much of ``worker.log`` is quoted when a worker has died: lines, and characters.
-LAST_LINES, LAST_CHARACTERS = 3, 400
 
 
 class Supervision:
@@ -59,6 +64,8 @@ class Supervision:
         Those that an earlier worker may run in, and the one that new workers run in.
     storage
         Takes the artifacts.
+    paths
+        Which files may be opened in place.
     settings
         The settings of this process.
     work
@@ -72,6 +79,7 @@ class Supervision:
         executors: Registry[Executor],
         executor: Executor,
         storage: Storage,
+        paths: AllowedPaths,
         settings: Settings,
         work: Work,
     ) -> None:
@@ -79,41 +87,64 @@ class Supervision:
         self._executors = executors
         self._executor = executor
         self._storage = storage
+        self._paths = paths
         self._settings = settings
         self._work = work
         self._directory = JobDirectory(settings.jobs_dir / work.id)
         self._held = ExitStack()
         self._handle: WorkerHandle | None = work.handle
         self._handle_recorded = work.handle is not None
+        self._may_run = False
+        self._put_off: Exception | None = None
+        self._started = _Once(trio.TASK_STATUS_IGNORED)
         self._offset = 0
         self._pending: list[JobEvent] = []
         self._end: JobEvent | None = None
         self._exit: WorkerExit | None = None
         self._lost = ""
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
         """Start a worker and stay until the job has left this attempt.
 
         If it is cancelled, the worker goes on, and the next engine finds it.
-        """
-        await self._see_through(self._launch, _Once(trio.TASK_STATUS_IGNORED))
 
-    async def recover(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take over from another engine; started once the record is true. Cancelled as `run`."""
-        await self._see_through(self._find_or_launch, _Once(task_status))
+        Returns
+        -------
+        started
+            Whether there was a worker; if none could be started for now, the job waits again.
+        """
+        return await self._see_through(self._launch)
+
+    async def recover(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
+        """Take over from another engine; started once the record is true. Cancelled and returns as `run`."""
+        self._started = _Once(task_status)
+        return await self._see_through(self._find_or_launch)
 
     # The first step says whether there is a worker, or what one has left, to follow.
 
-    async def _see_through(self, begin: Callable[[], Awaitable[bool]], started: _Once) -> None:
+    async def _see_through(self, begin: Callable[[], Awaitable[bool]]) -> bool:
         try:
             if await begin():
-                await self._follow(started)
+                await self._follow()
             await self._conclude()
         except Exception as error:  # noqa: BLE001  # a plugin's fault must end the job, not the engine
             await self._give_up(error)
         finally:
             self._held.close()
-            started()
+            self._started()
+        return self._put_off is None
+
+    async def _insist(self, call: Callable[..., T], /, *args: object) -> T:
+        """Call in a thread until no trouble is left that passes."""
+        what = f"job {self._work.id} has to wait"
+        return await insist(call, *args, what=what, on_trouble=self._started)
+
+    async def _tidy(self, call: Callable[[JobDirectory], None]) -> None:
+        """Remove what is of no more use; that it cannot be removed changes nothing of how the job ends."""
+        try:
+            await self._insist(call, self._directory)
+        except OSError as error:
+            log.warning("something of job %s cannot be removed: %s", self._work.id, error)
 
     async def _find_or_launch(self) -> bool:
         if await self._find():
@@ -125,57 +156,76 @@ class Supervision:
     async def _find(self) -> bool:
         """Look for the worker of an earlier engine; False if none was started."""
         if self._handle is None:
-            if not await trio.to_thread.run_sync(self._was_begun):
+            self._may_run = True
+            self._may_run = await self._insist(self._was_begun)
+            if not self._may_run:
                 return False
-            self._handle = await trio.to_thread.run_sync(self._executor.find, self._directory.path)
+            self._handle = await self._insist(self._executor.find, self._directory.path)
             if self._handle is None:
-                look = await trio.to_thread.run_sync(self._look)
-                self._take(look)
+                look = await self._look()
                 if look.beat is None and not self._offset:
                     return False
             await self._record_handle()
         else:
             self._executor = self._executors.get(self._handle.executor)
-            if not await trio.to_thread.run_sync(self._executor.reattach, self._handle):
+            if not await self._insist(self._executor.reattach, self._handle):
                 self._exit = WorkerExit(code=None, reason="it ended while no engine was running")
         if self._work.cancel_requested:
-            self._order_cancel()
+            await self._insist(order_cancel, self._directory)
         return True
 
     def _was_begun(self) -> bool:
         try:
             return self._directory.spec().attempt == self._work.record.attempt
-        except StorageError:
+        except StorageError as error:
+            if may_pass(error):
+                raise
             return False
 
     async def _launch(self) -> bool:
-        with trio.CancelScope(shield=True):
-            resources = Resources(
-                device=self._work.device,
-                threads=self._settings.threads,
-                environment={"CRYOMAMBA_DATA_DIR": str(self._settings.data_dir)},
-            )
-            source = await self._source()
-            await trio.to_thread.run_sync(self._prepare, source)
-            self._handle = await trio.to_thread.run_sync(self._executor.start, self._directory.path, resources)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._start_worker()
+                await self._record_handle()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            if self._handle is None and self._may_run:  # perhaps it runs, and only that could not be told
+                self._handle = await self._insist(self._executor.find, self._directory.path)
+            if self._handle is None:
+                self._put_off = error
+                return False
             await self._record_handle()
-            if self._work.cancel_requested:
-                self._order_cancel()
+        if self._work.cancel_requested:
+            await self._insist(order_cancel, self._directory)
         return True
+
+    async def _start_worker(self) -> None:
+        resources = Resources(
+            device=self._work.device,
+            threads=self._settings.threads,
+            environment={"CRYOMAMBA_DATA_DIR": str(self._settings.data_dir)},
+        )
+        source = await self._source()
+        await trio.to_thread.run_sync(self._prepare, source)
+        self._may_run = True
+        self._handle = await trio.to_thread.run_sync(self._executor.start, self._directory.path, resources)
 
     async def _source(self) -> Path:
         """Where the worker finds the tomogram; held until the attempt is over."""
         source = self._work.record.config.source
         if source.file_id is None:
-            return check_path(source.path or "").path
+            return any_path(source.path or "").path
         stored = await self._ledger.call(self._ledger.store.file, source.file_id, owner=self._work.record.owner)
         return await trio.to_thread.run_sync(self._held.enter_context, self._storage.localize(stored.key))
 
     def _prepare(self, path: Path) -> None:
+        root = self._paths.root_of(path) if self._work.record.config.source.file_id is None else None
         spec = JobSpec(
             job_id=self._work.id,
             config=self._work.record.config,
             source=str(path),
+            source_root=None if root is None else str(root),
             source_name=self._work.source_name,
             grid=self._work.grid,
             device=self._work.device,
@@ -197,55 +247,72 @@ class Supervision:
         self._handle_recorded = True
         self._work = work or self._work
 
-    async def _follow(self, started: _Once) -> None:
+    async def _follow(self) -> None:
         """Take in what the worker says until it has ended."""
         ended = trio.Event()
-        patience = _Patience(self._settings.stale_seconds)
+        patience = Patience(self._settings.stale_seconds)
         async with trio.open_nursery() as nursery:
-            if self._exit is not None:
-                ended.set()
-            elif self._handle is not None:
-                nursery.start_soon(self._await_end, self._handle, ended)
+            self._watch(nursery, ended)
             while True:
-                over = ended.is_set()
-                look = await trio.to_thread.run_sync(self._look)
-                self._take(look)
+                over, before = ended.is_set(), trio.current_time()
+                look = await self._look()
+                patience.excuse(trio.current_time() - before)
                 await self._record_handle()
                 await self._advance()
-                if over:
+                if over and await self._is_gone():
                     break
-                started()
+                if over:
+                    await trio.sleep(FOLLOW_INTERVAL)
+                    ended = trio.Event()
+                    self._watch(nursery, ended)
+                self._started()
                 self._lost = patience.lost(look, ordered=look.cancel_ordered or self._end is not None)
                 if self._lost:
                     await self._stop_worker()
                     ended.set()
-                await wait_briefly(ended, FOLLOW_INTERVAL)
+                listened = self._ledger.wakeups.awaited(self._work.id)
+                await wait_briefly(ended, LISTENED_INTERVAL if listened else FOLLOW_INTERVAL)
             nursery.cancel_scope.cancel()
 
+    def _watch(self, nursery: trio.Nursery, ended: trio.Event) -> None:
+        """Have `ended` set when the worker has ended."""
+        if self._exit is not None:
+            ended.set()
+        elif self._handle is not None:
+            nursery.start_soon(self._await_end, self._handle, ended)
+
     async def _await_end(self, handle: WorkerHandle, ended: trio.Event) -> None:
+        def wait() -> WorkerExit | None:
+            return self._executor.wait(handle, WAIT_SECONDS)
+
         while self._exit is None:
-            self._exit = await trio.to_thread.run_sync(
-                self._executor.wait, handle, WAIT_SECONDS, abandon_on_cancel=True
-            )
+            try:
+                self._exit = await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
+            except Exception as error:
+                if not may_pass(error):
+                    raise
+                await trio.sleep(WAIT_SECONDS)
         ended.set()
 
-    def _look(self) -> _Look:
-        """Read what is new in the job directory."""
-        events = list(self._directory.events(self._offset))
-        return _Look(
-            events=tuple(event for event, _ in events),
-            offset=events[-1][1] if events else self._offset,
-            beat=self._directory.last_beat(),
-            cancel_ordered=self._directory.cancel_ordered,
-        )
+    async def _is_gone(self) -> bool:
+        """Make sure of the worker's end: its executor may only have failed to see it."""
+        if self._handle is None or self._lost:
+            return True
+        if await self._insist(self._executor.reattach, self._handle):
+            self._exit = None
+            return False
+        return True
 
-    def _take(self, look: _Look) -> None:
+    async def _look(self) -> Look:
+        """Take in what is new in the job directory."""
+        look = await self._insist(look_into, self._directory, self._offset)
         self._offset = look.offset
         for event in look.events:
             if isinstance(event, Progress | PreviewReady):
                 self._pending.append(event)
             elif isinstance(event, Completed | Failed) or event.state is JobState.CANCELED:
                 self._end = event
+        return look
 
     async def _advance(self) -> None:
         if not self._pending:
@@ -259,38 +326,47 @@ class Supervision:
         self._pending = []
         if work is not None and work.record.state is not before.record.state:
             self._ledger.changed(work.record)
-        self._ledger.heard(before.id)
         self._work = work or before
+        self._ledger.advanced(self._work.record)
 
     async def _conclude(self) -> None:
         """Record how it ended, after everything that the record promises is true."""
         job_id, attempt, store = self._work.id, self._work.record.attempt, self._ledger.store
         end = self._end
         record: JobRecord | None
-        if isinstance(end, Completed):
-            versions = await trio.to_thread.run_sync(self._publish, end)
+        if self._put_off is not None:
+            log.warning("job %s waits again, no worker can be started for it: %s", job_id, self._put_off)
+            record = await self._ledger.persist(store.put_back, job_id, attempt, "no worker could be started for now")
+        elif isinstance(end, Completed):
+            versions = await self._insist(self._publish, end)
             record = await self._ledger.persist(store.complete, job_id, attempt, end.artifacts, versions)
         elif isinstance(end, Failed):
-            await trio.to_thread.run_sync(self._directory.clear_artifacts)
+            await self._tidy(JobDirectory.clear_artifacts)
             record = await self._ledger.persist(store.fail, job_id, attempt, end.error)
-        elif end is not None or self._work.cancel_requested or self._directory.cancel_ordered:
+        elif end is not None or self._work.cancel_requested or await self._insist(self._is_to_stop):
             await self._stop_worker()
-            await trio.to_thread.run_sync(clear, self._directory)
+            await self._tidy(clear)
             record = await self._ledger.persist(store.cancel, job_id, attempt)
         else:
             record = await self._lose_worker()
-        if record is not None:
-            self._ledger.changed(record)
+        if record is None:
+            return
+        self._ledger.changed(record)
+        if record.state is JobState.COMPLETED:  # not before: whoever comes after a crash publishes again
+            with trio.CancelScope(shield=True):
+                await clear_completed(self._ledger, self._directory, job_id)
+
+    def _is_to_stop(self) -> bool:
+        return self._directory.cancel_ordered
 
     def _publish(self, end: Completed) -> dict[str, str]:
         versions = manifest_versions(self._directory)
         publish(self._storage, self._directory, self._work.id, end.artifacts)
-        clear(self._directory, preview=False)
         return versions
 
     async def _lose_worker(self) -> JobRecord | None:
         await self._stop_worker()
-        if await trio.to_thread.run_sync(self._is_full):
+        if await self._insist(self._is_full):
             return await self._run_out_of_space()
         attempt, before = self._work.record.attempt, self._work.attempts_before
         most = self._settings.max_attempts
@@ -305,7 +381,7 @@ class Supervision:
             self._ledger.store.lose, self._work.id, attempt, ErrorInfo.of(error), max_attempts=most
         )
         if record is not None and record.state is JobState.CANCELED:
-            await trio.to_thread.run_sync(clear, self._directory)
+            await self._tidy(clear)
         return record
 
     def _is_full(self) -> bool:
@@ -313,7 +389,7 @@ class Supervision:
 
     async def _run_out_of_space(self) -> JobRecord | None:
         """Fail a job whose worker could not even say that the disk is full; the store needs room to say it."""
-        await trio.to_thread.run_sync(clear, self._directory)
+        await self._tidy(clear)
         error = StorageFull(
             f"the disk of {self._directory.path} is full, and the worker was lost", hint="free some space, then retry"
         )
@@ -329,99 +405,34 @@ class Supervision:
             log.error("job %s cannot go on: %s", self._work.id, error)
         else:
             log.error("job %s cannot go on", self._work.id, exc_info=error)
-        try:
-            await self._stop_worker()
-            await trio.to_thread.run_sync(self._directory.clear_artifacts)
-        except Exception:
-            log.exception("the worker of job %s may still be there", self._work.id)
+        await self._stop_worker()
+        await self._tidy(JobDirectory.clear_artifacts)
         record = await self._ledger.persist(
-            self._ledger.store.fail, self._work.id, self._work.record.attempt, ErrorInfo.of(error)
+            self._ledger.store.fail, self._work.id, self._work.record.attempt, _told(error)
         )
         if record is not None:
             self._ledger.changed(record)
 
     async def _stop_worker(self) -> None:
-        """End the worker, and what it started and left behind."""
-        if self._handle is not None:
-            await trio.to_thread.run_sync(self._executor.cancel, self._handle, KILL_GRACE)
+        """End the worker, and what it started and left behind.
 
-    def _order_cancel(self) -> None:
-        order_cancel(self._directory)
-
-
-def order_cancel(directory: JobDirectory) -> None:
-    """Order the worker of a job to stop, if it has been given a directory by now."""
-    try:
-        directory.order_cancel()
-    except FileNotFoundError:
-        log.debug("%s is not there yet: the order is in the store", directory.path)
+        However long it takes, nothing is left of it when this returns: until then its slot is not free.
+        """
+        until_done = partial(
+            insist, what=f"the worker of job {self._work.id} is not ended yet", worth=anything, patience=FOR_EVER
+        )
+        if self._handle is None and self._may_run:
+            self._handle = await until_done(self._executor.find, self._directory.path)
+        if self._handle is not None and self._handle.executor == self._executor.name:
+            await until_done(self._executor.cancel, self._handle, KILL_GRACE)
 
 
-def clear(directory: JobDirectory, *, preview: bool = True) -> None:
-    """Remove everything that only a worker needs, half-written files included.
-
-    Parameters
-    ----------
-    directory
-        The job's, without a worker.
-    preview
-        Whether the preview goes too.
-    """
-    directory.clear_labels()
-    directory.clear_artifacts()
-    for partial in (*directory.path.glob("*.partial"), *directory.path.glob(".*.partial")):
-        partial.unlink(missing_ok=True)
-    if preview:
-        (directory.path / "preview.bin").unlink(missing_ok=True)
-
-
-def last_words(path: Path) -> str:
-    """The last lines of a log, in one line; empty if there are none."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 4 * LAST_CHARACTERS))
-            text = stream.read().decode(errors="replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:]
-
-
-@frozen(kw_only=True)
-class _Look:
-    """What a job directory says: new events, where the next begin, the last beat (s), and the order."""
-
-    events: tuple[JobEvent, ...]
-    offset: int
-    beat: float | None
-    cancel_ordered: bool
-
-
-class _Patience:
-    """Measures by the monotonic clock how long a worker is silent, or late to end.
-
-    The heartbeat's own time only shows that it beat again: a clock that is set, or a computer that
-    slept, makes no worker stale.
-    """
-
-    def __init__(self, stale_seconds: float) -> None:
-        self._stale_seconds = stale_seconds
-        self._beat: float | None = None
-        self._beaten_at = trio.current_time()
-        self._ordered_at: float | None = None
-
-    def lost(self, look: _Look, *, ordered: bool) -> str:
-        """Why the worker is to be ended by force; empty while it is not."""
-        now = trio.current_time()
-        if look.beat != self._beat or look.events:
-            self._beat, self._beaten_at = look.beat, now
-        if ordered and self._ordered_at is None:
-            self._ordered_at = now
-        if now - self._beaten_at > self._stale_seconds:
-            return f"it gave no sign of life for {self._stale_seconds:g} s"
-        if self._ordered_at is not None and now - self._ordered_at > CANCEL_GRACE:
-            return f"it did not end within {CANCEL_GRACE:g} s"
-        return ""
+def _told(error: BaseException) -> ErrorInfo:
+    """What users are told of an error: the operating system's own words name folders of the server."""
+    if isinstance(error, OSError) and error.errno is not None and ErrorInfo.of(error).code == "internal/fault":
+        words = os.strerror(error.errno).lower()
+        error = StorageError(f"the job's files could not be used: {words}", hint="the server's log says more")
+    return ErrorInfo.of(error)
 
 
 class _Once:

@@ -18,6 +18,10 @@ class Wakeups:
         """The event that the next `notify` of `topic` sets; get it before looking at the store."""
         return self._waiting.setdefault(topic, trio.Event())
 
+    def awaited(self, topic: str) -> bool:
+        """Whether somebody listens."""
+        return topic in self._waiting
+
     def notify(self, topic: str) -> None:
         """Wake everybody who listens."""
         event = self._waiting.pop(topic, None)

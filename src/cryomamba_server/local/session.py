@@ -53,8 +53,10 @@ class LocalSession(Session):
         """Models of all runners."""
         return await self._engine.models()
 
-    async def upload(self, path: Path, *, on_progress: OnProgress | None = None) -> FileRecord:
-        """Take a copy of a file into the data directory."""
+    async def upload(
+        self, path: Path, *, on_progress: OnProgress | None = None, on_known: OnProgress | None = None
+    ) -> FileRecord:
+        """Take a copy of a file into the data directory; nothing of it is known before."""
         return await self._engine.add_file(path.absolute(), owner=self._owner, on_piece=_reporting(on_progress))
 
     async def plan(self, config: JobConfig) -> JobPlan:
@@ -87,10 +89,11 @@ class LocalSession(Session):
         return self._engine.events(job_id, owner=self._owner, after=after)
 
     async def download(
-        self, job_id: str, artifact: str, target: Path, *, on_progress: OnProgress | None = None
+        self, job_id: str, artifact: Artifact | str, target: Path, *, on_progress: OnProgress | None = None
     ) -> None:
         """Copy an artifact into a file."""
-        found, key = await self._engine.artifact(job_id, artifact, owner=self._owner)
+        name = artifact if isinstance(artifact, str) else artifact.name
+        found, key = await self._engine.artifact(job_id, name, owner=self._owner)
         copy = partial(self._copy, found, key, target.absolute(), _reporting(on_progress))
         await trio.to_thread.run_sync(copy)
 
