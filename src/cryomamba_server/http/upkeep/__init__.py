@@ -1,0 +1,1 @@
+"""Commands and tasks that look after a server."""
