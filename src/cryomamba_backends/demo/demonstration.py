@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from attrs import define
 from numpy.typing import NDArray
 
+from cryomamba_backends.demo.loopback import open_loopback
 from cryomamba_backends.demo.picture import draw_picture
 from cryomamba_core.artifacts import Manifest
+from cryomamba_core.cli.scopes import EVERYTHING, allowed_info, require_scopes
 from cryomamba_core.durable import replacing
 from cryomamba_core.errors import JobFailed, JobWasCanceled
 from cryomamba_core.events import Failed, PreviewReady, Progress, StateChanged
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from cryomamba_backends.demo.loopback import LoopbackServer
     from cryomamba_backends.demo.phantom import Phantom
     from cryomamba_core.cli.interruption import Interruption
     from cryomamba_core.cli.state import CliState
@@ -57,12 +60,16 @@ class Demonstration:
         Folder for everything that is made.
     seed
         Of the phantom.
+    own_server
+        Whether to start a server for it, on the loopback; else the engine that the command line names is used.
     """
 
-    def __init__(self, state: CliState, out: Path, seed: int) -> None:
+    def __init__(self, state: CliState, out: Path, seed: int, *, own_server: bool) -> None:
         self._state = state
         self._out = out
         self._seed = seed
+        self._own_server = own_server
+        self._server: LoopbackServer | None = None
         self._tomogram = out / "tomogram.mrc"
 
     def run(self) -> dict[str, Any]:
@@ -89,6 +96,7 @@ class Demonstration:
             },
             "peak_rss_mb": round(manifest.peak_rss_bytes / 1e6, 1),
             "previews": course.previews,
+            "server": self._server.url if self._server else self._state.server,
             "signal_to_noise": phantom.parameters.signal_to_noise,
             "seed": self._seed,
         }
@@ -111,11 +119,12 @@ class Demonstration:
         return phantom
 
     async def _segment(self, interruption: Interruption) -> Course:
-        async with self._state.session() as session:
-            shares_files = (await session.server_info()).shares_files
+        async with self._session(interruption) as session:
+            server = await allowed_info(session, *EVERYTHING)
+            require_scopes(server, *EVERYTHING)
             source = (
                 Source(path=str(self._tomogram.absolute()))
-                if shares_files
+                if server.shares_files
                 else Source(file_id=(await session.upload(self._tomogram)).id)
             )
             job = await session.submit(
@@ -124,11 +133,31 @@ class Demonstration:
             try:
                 course = await self._watch(session, job.id)
             except BaseException:
-                with interruption.shielded():
-                    await session.cancel(job.id)
+                if self._server is None or not self._server.ended:
+                    with interruption.shielded():
+                        await session.cancel(job.id)
                 raise
             await self._fetch(session, await session.job(job.id))
             return course
+
+    @asynccontextmanager
+    async def _session(self, interruption: Interruption) -> AsyncIterator[Session]:
+        """A conversation with the engine; one that is reached over HTTP, like any server, if it is our own."""
+        if not self._own_server:
+            async with self._state.session() as session:
+                yield session
+            return
+        async with open_loopback(
+            data_dir=self._state.settings.data_dir,
+            config=self._state.config,
+            log=self._out / "server.log",
+            interruption=interruption,
+        ) as server:
+            self._server = server
+            self._state.err.print(f"a server for the demo listens at {server.url}")
+            transport = self._state.host.transport_for(server.url)
+            async with interruption.outliving(transport.open(server.url, server.credentials)) as session:
+                yield session
 
     async def _watch(self, session: Session, job_id: str) -> Course:
         course = Course(started=time.monotonic())
@@ -174,7 +203,7 @@ class Demonstration:
         for artifact in record.artifacts:
             target = self._out / f"tomogram.{artifact.name}"
             target.unlink(missing_ok=True)
-            await session.download(record.id, artifact.name, target)
+            await session.download(record.id, artifact, target)
 
     def _read_answer(self) -> tuple[NDArray[np.uint8], VoxelGrid]:
         path = self._out / "tomogram.mask.mrc"
@@ -223,6 +252,15 @@ class Demonstration:
             f"and {summary['previews']} previews on the way"
         )
         self._state.err.print(f"everything is in {self._out}; look at {self._out / 'picture.png'}")
+        self._tell_where_the_job_is()
+
+    def _tell_where_the_job_is(self) -> None:
+        """Say that the job stays, with a copy of the tomogram and of the results, and how to see it."""
+        place: Path | str | None = self._state.server if self._state.remote else self._state.settings.data_dir
+        if self._server is not None:
+            place = self._server.kept
+        if place is not None:
+            self._state.err.print(f"its job is kept in {place}: {self._state.command('jobs list')}", style="dim")
 
 
 def dice_by_label(truth: NDArray[np.uint8], answer: NDArray[np.uint8], labels: Sequence[Label]) -> dict[str, float]:

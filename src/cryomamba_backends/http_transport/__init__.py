@@ -1,0 +1,1 @@
+"""The transport ``http(s)://``: a server somewhere else."""
