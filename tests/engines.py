@@ -153,6 +153,11 @@ class ScriptedExecutor(Executor):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def stop(self):
+        """End every worker that is left."""
+        for token in self._processes:
+            self.cancel(WorkerHandle(executor=self.name, token=token))
+
 
 PREAMBLE = """
 import os, sys, time

@@ -1,7 +1,6 @@
 """A disk that is full: the job says so, nothing half-made stays, and the engine lives."""
 
 import os
-import subprocess
 
 import mrcfile
 import numpy as np
@@ -17,24 +16,10 @@ from cryomamba_core.jobs import JobState
 from cryomamba_server.engine.engine import open_engine
 
 MIB = 1 << 20
+#: MiB of the small disk.
+DISK_MIB = 16
 #: The labels of this volume, and their file, take 2 MiB each.
 SHAPE = (32, 256, 256)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 16 MiB in memory."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    try:
-        mounted = os.geteuid() == 0 and not subprocess.run(command, check=False, capture_output=True).returncode
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("only root can mount a small file system, and not everywhere")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """Engines that are killed: no job is lost, run twice or said to run when nobody is at it."""
 
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 import trio
@@ -9,6 +12,7 @@ from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.events import Completed, Failed, PreviewReady, StateChanged
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.jobs import JobState
+from cryomamba_server.engine.database import Database
 from cryomamba_server.engine.engine import open_engine
 from cryomamba_server.engine.store import JobStore
 
@@ -23,11 +27,18 @@ def is_completed(event):
 
 def stored(settings, job_id):
     """The record as it lies on the disk, without an engine."""
-    store = JobStore(settings.data_dir)
+    database = Database(settings.data_dir)
+    store = JobStore(database)
     try:
         return store.job(job_id)
     finally:
-        store.close()
+        database.close()
+
+
+def uncleared(settings):
+    """Completed jobs of which there may be something that only a worker needed, as it lies on the disk."""
+    with closing(sqlite3.connect(settings.data_dir / "cryomamba.sqlite")) as database:
+        return [name for (name,) in database.execute("SELECT name FROM removals WHERE kind = 'work'")]
 
 
 def begun(settings, job_id):
@@ -41,6 +52,7 @@ def begun(settings, job_id):
 def assert_completed_once(settings, tomogram, events, record, *, attempt):
     assert [event.type for event in events].count("completed") == 1
     assert (record.state, record.attempt) == (JobState.COMPLETED, attempt)
+    assert record.versions["cryomamba"]
     labels = np.load(settings.data_dir / "artifacts" / record.id / "mask.npy")
     np.testing.assert_array_equal(labels, np.load(tomogram) > 0)
     assert not workers_of(settings.data_dir)
@@ -102,7 +114,7 @@ async def test_when_both_are_killed_the_next_engine_starts_another_worker(
 
 
 async def test_when_both_are_killed_too_often_the_job_fails_as_soon_as_an_engine_opens(
-    settings, tomogram, gate, engine_process, until
+    settings, tomogram, gate, engine_process, until, no_worker
 ):
     job_id = None
     for attempt in range(1, settings.max_attempts + 1):
@@ -115,6 +127,7 @@ async def test_when_both_are_killed_too_often_the_job_fails_as_soon_as_an_engine
         process.kill()
         for worker in workers_of(settings.data_dir):
             worker.kill()
+        await no_worker()  # one that is still dying would be followed to its end
     async with open_engine(make_host(settings), settings) as engine:
         record = await engine.job(job_id, owner=OWNER)
         assert record.state is JobState.FAILED
@@ -145,6 +158,35 @@ async def test_wherever_an_engine_is_killed_the_next_one_ends_the_job_once_with_
         record = await engine.job(job_id, owner=OWNER)
     await no_worker()
     assert_completed_once(settings, tomogram, events, record, attempt=1)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["cryomamba_core.job_directory:JobDirectory.clear_labels", "cryomamba_server.engine.store:JobStore.cleared"],
+)
+@pytest.mark.parametrize("noted", [True, False], ids=["as it is", "control"])
+async def test_what_a_killed_engine_left_of_a_completed_job_the_next_one_clears(
+    settings, tomogram, engine_process, no_worker, monkeypatch, place, noted
+):
+    """Without the note of it, a second copy of the results stays for ever."""
+    first = engine_process(die_at=place)
+    job_id = first.submit(steps(tomogram))
+    first.wait()
+    await no_worker()
+    directory = JobDirectory(settings.jobs_dir / job_id)
+    assert stored(settings, job_id).state is JobState.COMPLETED
+    assert bool(list(directory.artifacts_path.iterdir())) == place.endswith("clear_labels")
+    assert uncleared(settings) == [job_id]
+    if not noted:
+        monkeypatch.setattr(JobStore, "uncleared", lambda _: [])
+    async with open_engine(make_host(settings), settings) as engine:
+        second = await engine.submit(steps(tomogram), owner=OWNER)
+        await heard(engine, second.id)
+        with trio.fail_after(DEADLINE):
+            while noted and uncleared(settings):
+                await trio.sleep(0.01)
+        assert (await engine.job(job_id, owner=OWNER)).artifacts
+    assert bool(list(directory.artifacts_path.iterdir())) == (not noted and place.endswith("clear_labels"))
 
 
 async def test_an_engine_that_is_killed_before_it_recorded_its_worker_does_not_get_a_second_one(
@@ -182,9 +224,10 @@ async def test_an_order_to_cancel_survives_the_engine_that_took_it(
     job_id = first.submit(steps(tomogram, gate=str(gate)))
     await until(job_id, is_preview)
     first.kill()
-    store = JobStore(settings.data_dir)
+    database = Database(settings.data_dir)
+    store = JobStore(database)
     store.request_cancel(job_id)
-    store.close()
+    database.close()
     async with open_engine(make_host(settings), settings) as engine:
         [*_, last] = await heard(engine, job_id)
     assert isinstance(last, StateChanged)
