@@ -81,4 +81,4 @@ def _looks_like_a_class(target: str) -> bool:
 
 
 #: Names of other packages, and type variables, that annotations carry without their module.
-EXTERNAL = frozenset({"Any", "NDArray", "Path", "T", "click", "np", "numpy"})
+EXTERNAL = frozenset({"Any", "NDArray", "Path", "S", "T", "click", "np", "numpy"})
