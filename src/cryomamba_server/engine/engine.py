@@ -140,10 +140,10 @@ class Engine:
         self._executor = host.executors.get(executor)
         self.storage: Storage = host.storages.get(storage)
         self.devices = tuple(self._executor.slots())
+        self._paths = AllowedPaths(allow_roots, settings.data_dir)  # before anything is opened: it may refuse
         self.database = Database(settings.data_dir)
         self._store = JobStore(self.database)
         self.ledger = Ledger(self._store, host)
-        self._paths = AllowedPaths(allow_roots, settings.data_dir)
         self.uploads = Uploads(
             host=host,
             storage=self.storage,
