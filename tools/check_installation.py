@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-UNWANTED = {"httpx", "napari", "pyqt5", "pyqt6", "quart", "sqlalchemy", "torch"}
+UNWANTED = {"hypercorn", "napari", "pyqt5", "pyqt6", "quart", "sqlalchemy", "torch"}
 
 
 def main() -> None:
