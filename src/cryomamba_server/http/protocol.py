@@ -185,6 +185,15 @@ class Exchange(_Refusing, HTTPStream):
         self.state = ASGIHTTPState.CLOSED
 
 
+class _Accepted:
+    """All that is left of a handshake."""
+
+    accepted = True
+
+
+_ACCEPTED = _Accepted()
+
+
 class Conversation(_Refusing, WSStream):
     """A WebSocket, which may outlast the application's call; it compresses nothing: that takes 300 KB a listener."""
 
@@ -204,7 +213,9 @@ class Conversation(_Refusing, WSStream):
             hear(message)
 
         self._kept, self.app_put = True, put
-        self.scope = cast("Any", {})  # headers and all
+        # what the request was read with is not needed any more: its headers are there four times
+        self.scope, self.handshake = cast("Any", {}), cast("Any", _ACCEPTED)
+        cast("Protocol", cast("Any", self.send).__self__).forget_request()
 
     async def talk(self, message: Any) -> None:
         """Do what whoever keeps it says; None ends it."""
@@ -249,7 +260,12 @@ class Protocol(H11Protocol):
     def body_is_coming(self) -> bool:
         """Whether the client has not yet sent all of its request."""
         connection = getattr(self.connection, "h11_connection", self.connection)
-        return bool(connection.their_state is h11.SEND_BODY)
+        return connection is not None and bool(connection.their_state is h11.SEND_BODY)
+
+    def forget_request(self) -> None:
+        """Let go of what read the request that has become a WebSocket: bytes pass through from now on."""
+        assert isinstance(self.connection, H11WSConnection), "it has become a WebSocket"
+        self.connection.h11_connection = cast("h11.Connection", None)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Upgrade to nothing."""
