@@ -43,3 +43,11 @@ def write_npy(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A folder whose files let the strangers' runner go on."""
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return folder

@@ -1,21 +1,18 @@
 """Clients that get out by a proxy only, and proxies that let no WebSocket through."""
 
 import logging
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 
-import engines
 import numpy as np
 import pytest
 import servers
-import trio
+from hearing import hear, states, submit
 from proxies import open_forward_proxy, open_proxy
 
 from cryomamba_backends.http_transport import connection, live
 from cryomamba_backends.http_transport.patience import Patience
 from cryomamba_core.errors import InvalidParameter, ServerUnreachable
-from cryomamba_core.events import Completed, Failed, StateChanged
-from cryomamba_core.jobs import JobConfig, Source
-from cryomamba_core.previews import PreviewPolicy
+from cryomamba_core.events import Completed
 from cryomamba_core.protocol.addresses import ServerAddress
 
 #: A name that no name server has.
@@ -43,35 +40,6 @@ async def behind_a_proxy(tmp_path, scheme="https"):
         port = server.url.rpartition(":")[2]
         options = {"fingerprint": server.fingerprint} if secure else {"allow_plain_http": True}
         yield server, f"{scheme}://{NAME}:{port}", options, proxy
-
-
-@pytest.fixture
-def gate(tmp_path):
-    folder = tmp_path / "gate"
-    folder.mkdir()
-    return folder
-
-
-async def submit(session, path, **params):
-    sent = await session.upload(path)
-    config = JobConfig(
-        source=Source(file_id=sent.id), runner="steps", params=params, preview=PreviewPolicy(interval_seconds=0)
-    )
-    return await session.submit(config)
-
-
-async def hear(session, job_id, *, after=0, on_event=lambda event: None):
-    heard = []
-    with trio.fail_after(engines.DEADLINE):
-        async with aclosing(session.events(job_id, after=after)) as events:
-            async for event in events:
-                heard.append(event)
-                on_event(event)
-    return heard
-
-
-def states(events):
-    return [event.seq for event in events if isinstance(event, StateChanged | Completed | Failed)]
 
 
 def count_websockets(monkeypatch):

@@ -7,6 +7,7 @@ import engines
 import pytest
 import servers
 import trio
+from hearing import hear, states, submit
 from proxies import open_proxy
 
 from cryomamba_backends.http_transport.event_stream import EventParser
@@ -14,9 +15,8 @@ from cryomamba_backends.http_transport.live import Listener
 from cryomamba_backends.http_transport.mailbox import Mailbox
 from cryomamba_backends.http_transport.patience import Patience
 from cryomamba_core.errors import BrokenProtocol, UnknownJob
-from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
-from cryomamba_core.jobs import JobConfig, JobProgress, JobState, Source
-from cryomamba_core.previews import PreviewPolicy
+from cryomamba_core.events import Completed, PreviewReady, Progress, StateChanged
+from cryomamba_core.jobs import JobProgress, JobState
 from cryomamba_server.engine.records import now
 
 
@@ -24,37 +24,6 @@ from cryomamba_server.engine.records import now
 async def server(tmp_path):
     async with servers.open_test_server(tmp_path / "data") as server:
         yield server
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """A folder whose files let the strangers' runner go on."""
-    folder = tmp_path / "gate"
-    folder.mkdir()
-    return folder
-
-
-async def submit(session, path, **params):
-    sent = await session.upload(path)
-    config = JobConfig(
-        source=Source(file_id=sent.id), runner="steps", params=params, preview=PreviewPolicy(interval_seconds=0)
-    )
-    return await session.submit(config)
-
-
-async def hear(session, job_id, *, after=0, on_event=None):
-    heard = []
-    with trio.fail_after(engines.DEADLINE):
-        async with aclosing(session.events(job_id, after=after)) as events:
-            async for event in events:
-                heard.append(event)
-                if on_event is not None:
-                    on_event(event)
-    return heard
-
-
-def states(events):
-    return [event.seq for event in events if isinstance(event, StateChanged | Completed | Failed)]
 
 
 async def test_where_no_websocket_gets_through_events_come_all_the_same(server, session_with, write_npy, caplog):
