@@ -35,8 +35,12 @@ async def uploads_of(server):
     """What the server's store knows of uploads that are not complete."""
     from cryomamba_server.engine.schema import uploads
 
-    with server.services.engine.database.reading() as connection:
-        return [row for row in connection.execute(uploads.select()).mappings() if row["file_id"] is None]
+    def look(database):
+        with database.reading() as connection:
+            return [row for row in connection.execute(uploads.select()).mappings() if row["file_id"] is None]
+
+    engine = server.services.engine
+    return await engine.ledger.call(look, engine.database)
 
 
 def settle(path):
