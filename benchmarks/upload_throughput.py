@@ -8,7 +8,7 @@ All in one run with the same files on the same file system (that of TMPDIR), ove
 WebDAV module by curl, our server by our client, our server by curl part by part, and a copy with SHA-256 by one thread.
 Rates are the best of the repeats, ratios the medians of each repeat's. nginx promises nothing when it answers; our
 server has written every part to the disk, so a slow disk bounds it: the rate with a sync behind nginx says how much.
-Servers are compared by the same program, curl, and our client with curl at nginx besides: it hashes every byte twice,
+Servers are compared by the same program, curl, and our client with curl at nginx besides: it hashes every byte,
 on the same processors.
 What was sent is removed after each turn, on both sides, and as much is written and removed at the beginning: memory
 that a virtual machine has never used comes slowly, and whoever needs it first would pay for it.

@@ -105,6 +105,50 @@ class IntensityStatistics:
     standard_deviation: float
 
 
+class IntensityTally:
+    """Summarises grey values that come piece by piece, in float64.
+
+    Means and variances are combined as in Chan, Golub and LeVeque, "Updating formulae and a
+    pairwise algorithm for computing sample variances" (1979), so a large offset costs no precision.
+
+    Attributes
+    ----------
+    count
+        How many values were added.
+    minimum, maximum
+        Of these; infinite, the wrong way round, before there is one.
+    """
+
+    def __init__(self) -> None:
+        self.count: int = 0
+        self.minimum: float = np.inf
+        self.maximum: float = -np.inf
+        self._mean = 0.0
+        self._squares = 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Add finite values, at least one; the array is overwritten."""
+        self.minimum = min(self.minimum, float(values.min()))
+        self.maximum = max(self.maximum, float(values.max()))
+        piece_mean = float(values.mean())
+        delta, total = piece_mean - self._mean, self.count + values.size
+        values -= piece_mean
+        np.square(values, out=values)  # not a BLAS product: its threads wait for each other by spinning
+        self._squares += float(values.sum()) + delta * delta * self.count * values.size / total
+        self._mean += delta * values.size / total
+        self.count = total
+
+    @property
+    def statistics(self) -> IntensityStatistics:
+        """Of all values so far, at least one."""
+        return IntensityStatistics(
+            minimum=self.minimum,
+            maximum=self.maximum,
+            mean=self._mean,
+            standard_deviation=float(np.sqrt(self._squares / self.count)),
+        )
+
+
 def measure_intensity(volume: Volume, *, on_slab: Callable[[int], None] | None = None) -> IntensityStatistics:
     """Read a volume once, slab by slab, and summarise its grey values in float64.
 
@@ -119,36 +163,23 @@ def measure_intensity(volume: Volume, *, on_slab: Callable[[int], None] | None =
     ------
     UnusableVolume
         If a voxel is NaN or infinite, or if all voxels are equal: neither can be normalised.
-
-    Notes
-    -----
-    Slab means and variances are combined as in Chan, Golub and LeVeque, "Updating formulae and a
-    pairwise algorithm for computing sample variances" (1979), so a large offset costs no precision.
     """
     grid = volume.grid
-    low, high = np.inf, -np.inf
-    count, mean, squares = 0, 0.0, 0.0
+    tally = IntensityTally()
     for region in grid.whole.slabs(slab_depth(grid.shape)):
         slab = volume.read(region).astype(np.float64, copy=False)
-        slab_low, slab_high = float(slab.min()), float(slab.max())
-        if not np.isfinite(slab_low + slab_high):
+        if not np.isfinite(float(slab.min()) + float(slab.max())):
             bad = int(np.count_nonzero(~np.isfinite(slab)))
             raise UnusableVolume(
                 f"{bad} voxels between sections {region.start[0]} and {region.stop[0] - 1} are not finite numbers",
                 hint="replace NaN and infinity, for example by the mean, and try again",
             )
-        low, high = min(low, slab_low), max(high, slab_high)
-        slab_mean = float(slab.mean())
-        delta, total = slab_mean - mean, count + slab.size
-        slab -= slab_mean
-        squares += float(np.vdot(slab, slab)) + delta * delta * count * slab.size / total
-        mean += delta * slab.size / total
-        count = total
+        tally.add(slab)
         if on_slab is not None:
             on_slab(region.stop[0])
-    if low == high:
+    if tally.minimum == tally.maximum:
         raise UnusableVolume(
-            f"all voxels have the value {low:g}",
+            f"all voxels have the value {tally.minimum:g}",
             hint="the file holds no image: check that it was written completely",
         )
-    return IntensityStatistics(minimum=low, maximum=high, mean=mean, standard_deviation=float(np.sqrt(squares / count)))
+    return tally.statistics

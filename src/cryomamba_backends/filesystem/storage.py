@@ -59,6 +59,8 @@ from cryomamba_core.wire import dump_json, load_json
 _TOKEN = re.compile(rf"({'|'.join(AREAS)})\.([0-9a-f]{{32}})")
 #: A folder that a delete finds empty may vanish between its making and the rename into it.
 _ATTEMPTS = 100
+#: Bytes of the largest note beside an object; a buffer of `CHUNK` bytes would be made for each.
+_NOTE = 64 << 10
 _MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
@@ -303,7 +305,7 @@ class FilesystemStorage(Storage):
                 self._folder((split_key(key)[0], DIGESTS)) as folder,
                 _closing(open_file(folder, _digest_name(key))) as file,
             ):
-                known = load_json(os.pread(file, CHUNK, 0), _Digest)
+                known = load_json(os.pread(file, _NOTE, 0), _Digest)
         except (OSError, CryoMambaError):
             return None
         return known.sha256 if known == _Digest.of(status, known.sha256) else None
@@ -365,7 +367,7 @@ def _split_token(token: str) -> tuple[str, str]:
 def _open_write(folder: int, identity: str) -> _OpenWrite:
     try:
         with _closing(open_file(folder, f"{identity}.json")) as note:
-            return load_json(os.pread(note, CHUNK, 0), _OpenWrite)
+            return load_json(os.pread(note, _NOTE, 0), _OpenWrite)
     except (UnknownObject, InvalidParameter) as error:
         raise UnknownObject(f"no write is open under {identity!r}") from error
 

@@ -16,9 +16,16 @@ from attrs import frozen
 from cryomamba_backends.http_transport.failures import line_failed, refusal
 from cryomamba_backends.http_transport.hearing import Hearing
 from cryomamba_backends.http_transport.patience import Attempts, Patience
-from cryomamba_backends.http_transport.pinning import tls_context
+from cryomamba_backends.http_transport.pinning import shown_certificate, tls_context
 from cryomamba_backends.http_transport.turns import Turns
-from cryomamba_core.errors import BrokenProtocol, CryoMambaError, Forbidden, InputError, InvalidParameter
+from cryomamba_core.errors import (
+    BrokenProtocol,
+    CryoMambaError,
+    Forbidden,
+    InputError,
+    InvalidParameter,
+    ServerUntrusted,
+)
 from cryomamba_core.interfaces import Credentials, ServerInfo
 from cryomamba_core.interfaces.transports import OnWaiting
 from cryomamba_core.protocol.addresses import ServerAddress
@@ -34,6 +41,8 @@ LATER = frozenset({408, 429, 502, 503, 504})
 MOST_WORDS = 500
 #: Bytes of an answer that is kept in memory; a list of jobs has a few hundred for each.
 MAX_ANSWER = 64 << 20
+#: Of no certificate.
+_NO_FINGERPRINT = "0" * 64
 #: Seconds that the server may take to answer once it has the whole question.
 ANSWER_SECONDS = 60.0
 #: The same while it has never answered: what listens may be something else, which waits as well.
@@ -196,7 +205,7 @@ class Connection:
         attempts = self.attempts(patience)
         while True:
             problem: CryoMambaError
-            delay = 0.0
+            delay, begun = 0.0, trio.current_time()
             try:
                 async with self.turns.turn() if counted else nullcontext():
                     reply = await self._once(
@@ -204,6 +213,8 @@ class Connection:
                     )
             except httpx.HTTPError as error:
                 problem = line_failed(error, self.address, heard=self._heard)
+                if isinstance(problem, ServerUntrusted) and problem.fingerprint is None:
+                    problem.fingerprint = await shown_fingerprint(self.address, self.patience)
                 if not problem.retryable or not (repeatable or isinstance(error, httpx.ConnectError)):
                     raise problem from error
             else:
@@ -212,12 +223,14 @@ class Connection:
                     problem, delay = refusal(reply.status, reply.headers, reply.body, self.address)
                 if counted:
                     self.turns.note(reply.status, reply.headers, delay)
+                log.debug("%s %s: %d", method, path, reply.status, extra={"seconds": trio.current_time() - begun})
                 if good:
                     self.heard()
                     return reply
                 if reply.status not in LATER:
                     self._hearing.heard()
                     raise problem
+            log.debug("%s %s is asked again: %s", method, path, problem)
             self.missed(problem)
             if on_failure is not None:
                 on_failure()
@@ -331,9 +344,29 @@ async def open_connection(
     address: ServerAddress, credentials: Credentials, patience: Patience
 ) -> AsyncIterator[Connection]:
     """A connection pool to a server, and nothing sent yet."""
+    async with await trio.to_thread.run_sync(_client, address, credentials.fingerprint) as client:
+        yield Connection(address, credentials, patience, client, websockets=not _proxied(address))
+
+
+async def shown_fingerprint(address: ServerAddress, patience: Patience) -> str | None:
+    """Fingerprint of the certificate that a server shows, over a line on which nothing is said; None if none comes.
+
+    Whoever trusts nobody's word for the server can be shown it, to compare it with what the server printed.
+    """
+    async with await trio.to_thread.run_sync(_client, address, _NO_FINGERPRINT) as client:
+        with trio.move_on_after(patience.connect):
+            try:
+                await client.get(address.url)
+            except httpx.HTTPError as error:
+                return shown_certificate(error)
+    return None
+
+
+def _client(address: ServerAddress, fingerprint: str | None) -> httpx.AsyncClient:
+    """What sends requests; making it reads the certificates of authorities, which takes a moment."""
     try:
-        client = httpx.AsyncClient(
-            verify=tls_context(credentials.fingerprint) if address.secure else False,
+        return httpx.AsyncClient(
+            verify=tls_context(fingerprint) if address.secure else False,
             http2=False,
             follow_redirects=False,
             trust_env=not address.loopback,  # a proxy must not hear what this computer says to itself
@@ -346,8 +379,6 @@ async def open_connection(
             hint="HTTPS_PROXY, HTTP_PROXY and ALL_PROXY are http:// or https:// addresses; NO_PROXY names hosts "
             "that need none",
         ) from error
-    async with client:
-        yield Connection(address, credentials, patience, client, websockets=not _proxied(address))
 
 
 def _proxied(address: ServerAddress) -> bool:

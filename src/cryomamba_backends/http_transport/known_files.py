@@ -30,14 +30,17 @@ class KnownFiles:
     ----------
     file
         Where it is kept; None for a file among the user's caches.
+    server
+        Whom the files were sent to. The digests are those that it has told: no other server hears them.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, *, server: str = "") -> None:
+        self._server = server
         self._file = file or Path(platformdirs.user_cache_dir("cryomamba", appauthor=False)) / "known-files.json"
 
     def digest(self, path: Path, facts: os.stat_result) -> str | None:
         """SHA-256 of a file that is as it was when it was noted; None for any other."""
-        entry = self._read().get(str(path))
+        entry = self._read().get(self._name(path))
         if not isinstance(entry, list) or len(entry) != 2 or entry[0] != _identity(facts):
             return None
         return entry[1] if isinstance(entry[1], str) else None
@@ -47,14 +50,17 @@ class KnownFiles:
         if time.time() - max(facts.st_mtime, facts.st_ctime) < SETTLED:
             return
         entries = self._read()
-        entries.pop(str(path), None)
-        entries[str(path)] = [_identity(facts), sha256]
+        entries.pop(self._name(path), None)
+        entries[self._name(path)] = [_identity(facts), sha256]
         kept = dict(list(entries.items())[-REMEMBERED:])
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._file, json.dumps(kept).encode())
         except OSError as error:
             log.debug("%s cannot be written: %s", self._file, error)
+
+    def _name(self, path: Path) -> str:
+        return f"{self._server} {path}"
 
     def _read(self) -> dict[str, Any]:
         try:

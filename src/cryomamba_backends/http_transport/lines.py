@@ -77,9 +77,12 @@ async def open_line(address: ServerAddress, fingerprint: str | None, *, silence:
     OSError, trio.BrokenResourceError
         If that fails.
     """
+    context = None
+    if address.secure:  # in a thread, since it may read the certificates of all authorities
+        context = await trio.to_thread.run_sync(tls_context, fingerprint)
     stream: trio.abc.Stream = await trio.open_tcp_stream(address.host, address.port)
-    if address.secure:
-        secured = trio.SSLStream(stream, tls_context(fingerprint), server_hostname=address.host, https_compatible=True)
+    if context is not None:
+        secured = trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
         try:
             await secured.do_handshake()
         except BaseException:

@@ -70,6 +70,7 @@ def untrusted(error: BaseException, address: ServerAddress) -> ServerUntrusted |
                 f"{shown_fingerprint(cause.found)}",
                 hint="somebody may be listening in; if the server has a new certificate, compare this fingerprint with "
                 "what it printed when it started, then log in again with it",
+                fingerprint=cause.found,
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = cause.verify_message.lower().rstrip(".") or "the certificate cannot be verified"
@@ -79,6 +80,11 @@ def untrusted(error: BaseException, address: ServerAddress) -> ServerUntrusted |
                 f"cryomamba login {address.url} --fingerprint sha256:…",
             )
     return None
+
+
+def shown_certificate(error: BaseException) -> str | None:
+    """Fingerprint of the certificate that a line ended with which was pinned to another; None if it ended otherwise."""
+    return next((cause.found for cause in _causes(error) if isinstance(cause, WrongCertificate)), None)
 
 
 def no_tls(error: BaseException) -> bool:

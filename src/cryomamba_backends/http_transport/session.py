@@ -48,7 +48,7 @@ class HttpSession(Session):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         connection.on_waiting = self._wait
-        self._known_files = KnownFiles()
+        self._known_files = KnownFiles(server=connection.address.url)
         self._listening = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
 

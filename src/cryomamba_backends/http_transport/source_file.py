@@ -1,10 +1,11 @@
-"""The file that is sent: read once, in order, and watched for changes."""
+"""The file that is sent: read part by part, and watched for changes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,9 +14,9 @@ from attrs import frozen
 
 from cryomamba_core.errors import MissingFile, SourceChanged
 
-#: Bytes that are read at a time: both digests take them while they are in the processor's cache, and they go into
-#: the socket as they are.
-PIECE = 1 << 20
+#: Bytes that are read at a time, of each part at first and at most: they go into the socket as they are, and
+#: each costs some processor time on its way.
+FIRST_PIECE, MOST_PIECE = 256 << 10, 4 << 20
 
 #: Bytes of each sample that goes into a fingerprint, and how many of them lie between head and tail.
 SAMPLE = 64 << 10
@@ -24,7 +25,7 @@ SAMPLES = 16
 
 @frozen(kw_only=True)
 class Part:
-    """Some of a file's bytes, in pieces of `PIECE` but for the last, and the SHA-256 of all of them in hexadecimal."""
+    """Some of a file's bytes, in pieces that grow, and the SHA-256 of all of them in hexadecimal."""
 
     index: int
     pieces: tuple[bytes, ...]
@@ -60,8 +61,6 @@ class SourceFile:
             raise MissingFile(
                 f"{path} is not a regular file", hint="give the path of a file, not of a folder or a pipe"
             )
-        self._whole = hashlib.sha256()
-        self._hashed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -84,35 +83,29 @@ class SourceFile:
             digest.update(os.pread(self._descriptor, SAMPLE, last * number // (SAMPLES + 1)))
         return f"v1-{digest.hexdigest()}"
 
-    def rewind(self) -> None:
-        """Begin the digest of the whole anew."""
-        self._whole, self._hashed = hashlib.sha256(), 0
-
     def read(self, index: int, part_size: int) -> Part:
-        """The next part, which enters the digest of the whole.
+        """A part.
 
         Raises
         ------
         SourceChanged
             If the file is no longer what it was when it was opened.
         """
-        assert index * part_size == self._hashed, "parts are read in order"
-        wanted = min(part_size, self.size - self._hashed)
+        start = index * part_size
+        size = min(part_size, self.size - start)
         digest, pieces = hashlib.sha256(), []
-        for start in range(0, wanted, PIECE):
-            piece = self._pread(min(PIECE, wanted - start))
+        for offset, wanted in _growing(size):
+            piece = self._pread(start + offset, wanted)
             digest.update(piece)
-            self._whole.update(piece)
-            self._hashed += len(piece)
             pieces.append(piece)
         self.check()
-        return Part(index=index, pieces=tuple(pieces), size=wanted, sha256=digest.hexdigest())
+        return Part(index=index, pieces=tuple(pieces), size=size, sha256=digest.hexdigest())
 
-    def sha256(self) -> str:
-        """Digest of the whole, once all of it was read; raises `SourceChanged`."""
-        assert self._hashed == self.size, "all parts were read"
+    def add_to(self, digest: hashlib._Hash, start: int, stop: int) -> None:
+        """Add some of the file's bytes to a digest; raises `SourceChanged` as `read` does."""
+        for offset in range(start, min(stop, self.size), MOST_PIECE):
+            digest.update(self._pread(offset, min(MOST_PIECE, min(stop, self.size) - offset)))
         self.check()
-        return self._whole.hexdigest()
 
     def check(self) -> None:
         """Raise `SourceChanged` if somebody has written to the file."""
@@ -120,10 +113,10 @@ class SourceFile:
         if (now.st_size, now.st_mtime_ns) != (self.size, self.facts.st_mtime_ns):
             raise self._changed()
 
-    def _pread(self, wanted: int) -> bytes:
-        data = os.pread(self._descriptor, wanted, self._hashed)
+    def _pread(self, start: int, wanted: int) -> bytes:
+        data = os.pread(self._descriptor, wanted, start)
         while len(data) < wanted:
-            more = os.pread(self._descriptor, wanted - len(data), self._hashed + len(data))
+            more = os.pread(self._descriptor, wanted - len(data), start + len(data))
             if not more:
                 raise self._changed()
             data += more
@@ -133,3 +126,11 @@ class SourceFile:
         return SourceChanged(
             f"{self.path} was changed while it was sent", hint="wait until it is written to its end, then send it again"
         )
+
+
+def _growing(size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of the pieces of a part."""
+    offset, length = 0, FIRST_PIECE
+    while offset < size:
+        yield offset, min(length, size - offset)
+        offset, length = offset + length, min(2 * length, MOST_PIECE)

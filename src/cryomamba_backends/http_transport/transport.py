@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
 
 from attrs import evolve
 
@@ -69,6 +70,10 @@ class HttpTransport(Transport):
 
     @asynccontextmanager
     async def _open(self, address: ServerAddress, credentials: Credentials) -> AsyncIterator[Session]:
+        import trio
+
+        # a thread does it that may be busy for a moment: the client may be a window's
+        await trio.to_thread.run_sync(import_module, "cryomamba_backends.http_transport.session")
         from cryomamba_backends.http_transport.connection import open_connection
         from cryomamba_backends.http_transport.session import HttpSession
 

@@ -1,7 +1,16 @@
-"""A file on its way to a server: only what is missing there, several parts at a time, and checked at the end."""
+"""A file on its way to a server: only what is missing there, several parts at a time.
+
+Each byte is hashed once on its way, with its part: the server takes a part only if it has the digest that it was sent
+with, says so, and works out the digest of the whole itself, which is what the file is called from then on. What is
+there of an earlier try is compared part by part, and the file is looked at for changes after each part and once all
+are there. So what is completed is made of parts that all are this file's. A second pass here for the digest of the
+whole would only check how the server puts them together, and costs as much as the first: it is done where the server
+says that it has the whole file, and no part travels. A file of one part is checked as a whole without it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections import Counter, deque
@@ -36,7 +45,7 @@ log = logging.getLogger(__name__)
 #: The most parts that travel at the same time, and the most of their bytes.
 MOST_PARTS, MOST_BYTES = 8, 128 << 20
 #: Bytes that are handed to the socket at a time: the line is not taken for dead while so many are taken in a minute.
-#: Where they leave in a moment, of so many seconds, whole pieces of the file follow, which need not be cut.
+#: Where they leave in a moment, of so many seconds, whole pieces of the part follow, which need not be cut.
 PIECE, MOMENT = 256 << 10, 0.1
 #: How often a part is sent again that arrives as something else, and an upload begun again that is of no use.
 RESENT, RESTARTED = 3, 2
@@ -68,6 +77,7 @@ class PartBody(httpx.AsyncByteStream):
 
     def __init__(self, part: Part, on_taken: Callable[[int], None]) -> None:
         self._waiting = deque(part.pieces)
+        self._cut = memoryview(b"")
         self._done = 0
         self._handed_at = -math.inf
         self._on_taken = on_taken
@@ -77,15 +87,23 @@ class PartBody(httpx.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         self._on_taken(self._done)
-        if not self._waiting:
+        if not self._cut and not self._waiting:
             raise StopAsyncIteration
-        piece, now = self._waiting.popleft(), trio.current_time()
-        if now - self._handed_at > MOMENT and len(piece) > PIECE:
-            self._waiting.appendleft(piece[PIECE:])
-            piece = piece[:PIECE]
+        now = trio.current_time()
+        piece = self._next(quick=now - self._handed_at <= MOMENT)
         self._handed_at = now
         self._done += len(piece)
         return piece
+
+    def _next(self, *, quick: bool) -> bytes:
+        """A whole piece where the last one left quickly, otherwise some of one."""
+        if not self._cut:
+            piece = self._waiting.popleft()
+            if quick or len(piece) <= PIECE:
+                return piece
+            self._cut = memoryview(piece)
+        some, self._cut = self._cut[:PIECE], self._cut[PIECE:]
+        return bytes(some)
 
 
 class Upload:
@@ -158,7 +176,7 @@ class Upload:
         )
         if status.file_id is None:
             return await self._send_missing(source, status, digest)
-        sha256 = digest or await self._read_all(source, status.part_size)
+        sha256 = digest or await self._digest_of_all(source, status.part_size)
         if status.sha256 != sha256:
             raise _StartOver("the server has another file that looks the same", sha256)
         self._tell_known(source.size, source.size)
@@ -166,27 +184,28 @@ class Upload:
 
     async def _send_missing(self, source: SourceFile, status: UploadStatus, digest: str | None) -> UploadedFile:
         try:
-            sha256 = await self._send_parts(source, status)
-            if digest not in (None, sha256):
-                raise _StartOver("the file is not what it was when it was sent last", sha256)
-            return await self._complete(source, status, sha256)
-        except (SourceChanged, _StartOver):
-            with suppress(CryoMambaError):  # it expires on its own
+            found = await self._send_parts(source, status)
+            if found is not None and digest not in (None, found):
+                raise _StartOver("the file is not what it was when it was sent last", found)
+            return await self._complete(source, status, found or digest)
+        except (SourceChanged, UploadConflict, _StartOver):
+            with suppress(CryoMambaError):  # it expires on its own, or was completed by somebody else
                 await self._connection.request("DELETE", _path(status))
             raise
 
-    async def _send_parts(self, source: SourceFile, status: UploadStatus) -> str:
-        """Send the parts that the server does not have; returns the digest of the whole."""
+    async def _send_parts(self, source: SourceFile, status: UploadStatus) -> str | None:
+        """Send the parts that the server does not have; returns the digest of the whole if it is that of a part."""
         most = min(MOST_PARTS, await self._connection.parallel_parts(), max(1, MOST_BYTES // status.part_size))
         pace = Pace(most)
-        source.rewind()
         self._durable = sum(_size(status, int(index)) for index in status.digests)
         self._travelling = Counter()
         self._tell_known(self._durable, status.size)
+        sha256 = None
         with first_error():
             async with trio.open_nursery() as nursery:
                 for index in range(status.part_count):
                     part = await trio.to_thread.run_sync(source.read, index, status.part_size)
+                    sha256 = part.sha256 if status.part_count == 1 else None
                     there = status.digests.get(str(index))
                     if there is None:
                         await pace.enter()
@@ -196,14 +215,15 @@ class Upload:
                         nursery.start_soon(self._send_part, pace, status, part)
                     elif there != part.sha256:
                         raise _StartOver(f"part {index} is not what the server has of it")
-        return await trio.to_thread.run_sync(source.sha256)
+        await trio.to_thread.run_sync(source.check)
+        return sha256
 
-    async def _read_all(self, source: SourceFile, part_size: int) -> str:
+    async def _digest_of_all(self, source: SourceFile, part_size: int) -> str:
         """Digest of a file that need not be sent."""
-        source.rewind()
-        for index in range(-(-source.size // part_size)):
-            await trio.to_thread.run_sync(source.read, index, part_size)
-        return await trio.to_thread.run_sync(source.sha256)
+        digest = hashlib.sha256()
+        for start in range(0, source.size, part_size):
+            await trio.to_thread.run_sync(source.add_to, digest, start, start + part_size)
+        return digest.hexdigest()
 
     async def _send_part(self, pace: Pace, status: UploadStatus, part: Part) -> None:
         for resent in range(RESENT + 1):
@@ -238,16 +258,17 @@ class Upload:
         self._travelling[index] = done
         self._tell(self._durable + self._travelling.total(), size)
 
-    async def _complete(self, source: SourceFile, status: UploadStatus, sha256: str) -> UploadedFile:
+    async def _complete(self, source: SourceFile, status: UploadStatus, sha256: str | None) -> UploadedFile:
+        """Have the server make a file of what it has; `sha256` is what its digest has to be, if that is known."""
         file = await self._connection.ask(
             UploadedFile,
             "POST",
             f"{_path(status)}/complete",
-            headers={"Repr-Digest": format_digest(sha256)},
+            headers={} if sha256 is None else {"Repr-Digest": format_digest(sha256)},
             patience=self._connection.patience.long,
             answer_seconds=ANSWER_SECONDS + source.size / CHECKED_RATE,
         )
-        if (file.sha256, file.size) != (sha256, source.size):
+        if file.size != source.size or sha256 not in (None, file.sha256):
             raise UploadError(f"the server has something else for {self._path.name}", hint="send it again")
         return file
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 from attrs import define
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.cli.tables import STATE_STYLES, state_text
 from cryomamba_core.cli.waits import Wait
 from cryomamba_core.jobs import JobState

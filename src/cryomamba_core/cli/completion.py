@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class, split_a
 
 from cryomamba_core.cli.options import named_behind
 from cryomamba_core.cli.state import CliState
-from cryomamba_core.cli.wording import harmless, one_line
+from cryomamba_core.wording import harmless, one_line
 
 if TYPE_CHECKING:
     from cryomamba_core.interfaces import ModelRunner, Session

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from cryomamba_core.cli import scopes, wording
+from cryomamba_core import wording
+from cryomamba_core.cli import scopes
 from cryomamba_core.cli.failures import innermost
 from cryomamba_core.errors import ErrorInfo
 

@@ -16,7 +16,6 @@ import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
 from cryomamba_core.cli.interruption import Interrupted
-from cryomamba_core.cli.wording import harmless, harmless_json
 from cryomamba_core.errors import (
     AccessError,
     CryoMambaError,
@@ -29,6 +28,7 @@ from cryomamba_core.errors import (
     StorageError,
     UploadError,
 )
+from cryomamba_core.wording import harmless, harmless_json
 
 if TYPE_CHECKING:
     from rich.console import Console

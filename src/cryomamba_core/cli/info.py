@@ -109,7 +109,7 @@ def _look(state: CliState, path: Path, voxel_size: Vector3 | None, *, statistics
 def _show(state: CliState, facts: FileFacts) -> None:
     from rich.text import Text
 
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_core.cli.failures import show_error
     from cryomamba_core.cli.tables import new_form
 

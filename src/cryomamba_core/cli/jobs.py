@@ -41,7 +41,7 @@ def list_jobs(state: CliState, *, limit: int, as_json: bool) -> None:
     """List the newest jobs."""
     from rich.text import Text
 
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_core.cli.tables import new_table, state_text
     from cryomamba_core.wire import to_plain
 
@@ -154,7 +154,7 @@ def retry_jobs(state: CliState, job_ids: tuple[str, ...], *, as_json: bool) -> N
 @click.pass_obj
 def fetch_job(state: CliState, job_id: str, *, out: Path, overwrite: bool, as_json: bool) -> None:
     """Save the results of a job that has completed, as segment would have."""
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
 
     saved = state.run(lambda _: _fetch(state, job_id, out, overwrite=overwrite))
     if as_json:
@@ -271,7 +271,7 @@ def _tell(state: CliState, records: Sequence[JobRecord], *, as_json: bool) -> No
 def _show(state: CliState, record: JobRecord) -> None:
     from rich.text import Text
 
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_core.cli.failures import show_error
     from cryomamba_core.cli.tables import new_form, state_text
     from cryomamba_core.parameters import format_value

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from cryomamba_core.cli.known_servers import complete_servers, forget_server, note_server
+from cryomamba_core.cli.known_servers import complete_servers
 from cryomamba_core.cli.options import server_options
 from cryomamba_core.cli.state import LOCAL, CliState
 from cryomamba_core.errors import InvalidParameter
+from cryomamba_core.known_servers import forget_server, note_server
 
 if TYPE_CHECKING:
     from cryomamba_core.interfaces import Credentials, ServerInfo

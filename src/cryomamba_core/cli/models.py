@@ -30,7 +30,7 @@ def list_models(state: CliState, *, as_json: bool) -> None:
     """List the models that the engine has."""
     from rich.text import Text
 
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_core.cli.choosing import install_words
     from cryomamba_core.cli.tables import new_table
     from cryomamba_core.wire import to_plain
@@ -139,7 +139,7 @@ def _parse_options(given: tuple[str, ...]) -> dict[str, str]:
 def _show(state: CliState, model: ModelInfo) -> None:
     from rich.text import Text
 
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_core.cli.tables import new_form
 
     state.out.print(Text(model.name, style="bold"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.cli.failures import show_error
 from cryomamba_core.cli.results import label_table, plain_run
 from cryomamba_core.cli.tables import new_table, state_text

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from cryomamba_core import wording
 from cryomamba_core.artifacts import Artifact, Manifest
-from cryomamba_core.cli import wording
 from cryomamba_core.cli.choosing import MANIFEST
 from cryomamba_core.cli.outputs import OutputFolder, target_of
 from cryomamba_core.cli.transfers import Transfer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
 from cryomamba_core.jobs import JobState
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, evolve, frozen
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.cli.boards import Board
 from cryomamba_core.cli.failures import leaves
 from cryomamba_core.cli.interruption import Interruption

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.cli.transfers import Transfer
 
 if TYPE_CHECKING:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cryomamba_core.jobs import JobProgress
+from cryomamba_core.rates import RateMeter
 
 if TYPE_CHECKING:
     from cryomamba_core.cli.rows import Row
 
-#: Seconds over which the rate is taken: long enough to be calm, short enough to tell that the line has changed.
-WINDOW = 10.0
 #: Seconds between two reports that are shown.
 INTERVAL = 0.1
 #: Bytes of the unit in which transfers are counted.
@@ -39,7 +37,7 @@ class Transfer:
         self._row = row
         self._stage = stage
         self._changed = changed
-        self._meter = RateMeter()
+        self._meter = RateMeter(shortest=INTERVAL)
         self._from = time.monotonic() + after
         self._shown = -INTERVAL
 
@@ -67,23 +65,3 @@ class Transfer:
     def end(self) -> None:
         """Clear the row for what comes next."""
         self._row.progress, self._row.rate, self._row.note = None, None, ""
-
-
-class RateMeter:
-    """Bytes a second of late; what was there at the first report does not count."""
-
-    def __init__(self) -> None:
-        self._reports: deque[tuple[float, int]] = deque()
-
-    def add(self, done: int) -> None:
-        """Take in how many bytes are done by now."""
-        now = time.monotonic()
-        self._reports.append((now, done))
-        while len(self._reports) > 2 and self._reports[0][0] < now - WINDOW:
-            self._reports.popleft()
-
-    @property
-    def rate(self) -> float | None:
-        """Bytes a second; None while it is not known."""
-        (first, begun), (last, done) = self._reports[0], self._reports[-1]
-        return (done - begun) / (last - first) if last - first > INTERVAL else None

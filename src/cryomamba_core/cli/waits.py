@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.errors import RateLimited, ServerUnreachable
 
 if TYPE_CHECKING:

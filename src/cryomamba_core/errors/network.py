@@ -95,9 +95,22 @@ class ServerUnreachable(ServerError, ConnectionError):
 
 
 class ServerUntrusted(ServerError):
-    """The server's certificate is not the one that was pinned, or nobody vouches for it."""
+    """The server's certificate is not the one that was pinned, or nobody vouches for it.
+
+    Parameters
+    ----------
+    message, hint
+        As for every error.
+    fingerprint
+        SHA-256 (hexadecimal) of the certificate that was shown; None where there was none, or it was not
+        to be had.
+    """
 
     code = "server/untrusted"
+
+    def __init__(self, message: str, *, hint: str = "", fingerprint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.fingerprint = fingerprint
 
 
 class ServerStopping(ServerError):

@@ -64,10 +64,13 @@ class Listener:
         How many previews came and went while it was not looking.
     """
 
-    def __init__(self, follower: _Follower, after: int) -> None:
+    __slots__ = ("_after", "_follower", "_leave", "_previews", "spared")
+
+    def __init__(self, follower: _Follower, after: int, leave: Callable[[_Follower], None]) -> None:
         self.spared = 0
         self._follower = follower
         self._after = after
+        self._leave = leave
         self._previews: int | None = None
 
     @property
@@ -92,6 +95,10 @@ class Listener:
             if self._follower.ended:
                 return None
             await heard.wait()
+
+    def leave(self) -> None:
+        """Listen no longer; once only."""
+        self._leave(self._follower)
 
     def _count(self, message: Message) -> None:
         if isinstance(message.event, PreviewReady):
@@ -144,6 +151,14 @@ class Following:
         The listener yields the events behind number `after`, first those that are recorded, then as
         they come, and ends with the event that ended the job.
         """
+        listener = await self.join(job_id, owner=owner, after=after)
+        try:
+            yield listener
+        finally:
+            listener.leave()
+
+    async def join(self, job_id: str, *, owner: str | None, after: int = 0) -> Listener:
+        """Listen to a job until the listener is told to leave; see `listen`."""
         assert self._nursery is not None, "nothing is followed before `run`"
         follower = self._followers.get(job_id)
         if follower is None or follower.failure is not None:
@@ -151,13 +166,17 @@ class Following:
         follower.listeners += 1
         try:
             await follower.refresh(owner)
-            follower.begin(self._nursery)
-            yield Listener(follower, after)
-        finally:
-            follower.listeners -= 1
-            if not follower.listeners and self._followers.get(job_id) is follower:
-                del self._followers[job_id]
-                follower.stop()
+        except BaseException:
+            self._leave(follower)
+            raise
+        follower.begin(self._nursery)
+        return Listener(follower, after, self._leave)
+
+    def _leave(self, follower: _Follower) -> None:
+        follower.listeners -= 1
+        if not follower.listeners and self._followers.get(follower.job_id) is follower:
+            del self._followers[follower.job_id]
+            follower.stop()
 
 
 class _Follower:
@@ -168,7 +187,7 @@ class _Follower:
         self.ended = False
         self.failure: Exception | None = None
         self.heard = trio.Event()
-        self._job_id = job_id
+        self.job_id = job_id
         self._ledger = ledger
         self._read_preview = read_preview
         self._seen = self._previews = 0
@@ -190,16 +209,16 @@ class _Follower:
         """Follow no longer."""
         if self._scope is not None:
             self._scope.cancel()
-        self._ledger.wakeups.notify(self._job_id)
+        self._ledger.wakeups.notify(self.job_id)
 
     async def refresh(self, owner: str | None = None) -> None:
         """Take in what the store has; raises `UnknownJob`, also for a job of another owner."""
         async with self._refreshing:
             store = self._ledger.store
-            news = await self._ledger.call(store.events_behind, self._job_id, after=self._seen, owner=owner)
+            news = await self._ledger.call(store.events_behind, self.job_id, after=self._seen, owner=owner)
             for event in news.events:
                 if isinstance(event, PreviewReady):
-                    event = evolve(event, preview=await trio.to_thread.run_sync(self._read_preview, self._job_id))
+                    event = evolve(event, preview=await trio.to_thread.run_sync(self._read_preview, self.job_id))
                 self._keep(event)
             if news.events or news.ended != self.ended:
                 self.ended = news.ended
@@ -216,7 +235,7 @@ class _Follower:
     async def _follow(self, scope: trio.CancelScope) -> None:
         with scope:
             while True:
-                changed = self._ledger.wakeups.listen(self._job_id)
+                changed = self._ledger.wakeups.listen(self.job_id)
                 try:
                     await self.refresh()
                 except Exception as error:  # noqa: BLE001  # it is the listeners' to deal with, not the engine's

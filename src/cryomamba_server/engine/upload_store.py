@@ -14,6 +14,14 @@ from cryomamba_server.engine.database import Database
 from cryomamba_server.engine.records import StoredFile, now, stored_file
 from cryomamba_server.engine.schema import files, upload_parts, uploads
 
+# What every part asks for is put together once: that costs more than to carry it out.
+_UPLOAD = sa.select(uploads).where(uploads.c.id == sa.bindparam("upload"))
+_PART = sa.select(upload_parts.c.sha256).where(
+    upload_parts.c.upload_id == sa.bindparam("upload"), upload_parts.c.number == sa.bindparam("index")
+)
+_ADD_PART = upload_parts.insert()
+_TOUCH = uploads.update().where(uploads.c.id == sa.bindparam("upload")).values(touched_at=sa.bindparam("touched_at"))
+
 
 @frozen(kw_only=True)
 class Upload:
@@ -128,13 +136,10 @@ class UploadStore:
 
     def upload_and_part(self, upload_id: str, index: int, *, owner: str) -> tuple[Upload, str | None]:
         """An upload, and the digest of one of its parts if that is durable; raises `UnknownUpload` or `PartRefused`."""
-        query = sa.select(upload_parts.c.sha256).where(
-            upload_parts.c.upload_id == upload_id, upload_parts.c.number == index
-        )
         with self._reading() as connection:
             upload = self._upload(connection, upload_id, owner)
             upload.part_length(index)
-            return upload, connection.scalar(query)
+            return upload, connection.scalar(_PART, {"upload": upload_id, "index": index})
 
     def parts(self, upload_id: str) -> dict[int, str]:
         """Number → digest of the parts that are durable, ascending."""
@@ -150,9 +155,8 @@ class UploadStore:
         """Note a part that is durable; raises `UnknownUpload` if the upload was dropped meanwhile."""
         with self._writing() as connection:
             self._upload(connection, upload.id, upload.owner)
-            connection.execute(upload_parts.insert().values(upload_id=upload.id, number=index, sha256=sha256))
-            touched = uploads.update().where(uploads.c.id == upload.id)
-            connection.execute(touched.values(touched_at=now().isoformat()))
+            connection.execute(_ADD_PART, {"upload_id": upload.id, "number": index, "sha256": sha256})
+            connection.execute(_TOUCH, {"upload": upload.id, "touched_at": now().isoformat()})
 
     def complete(self, upload: Upload, sha256: str) -> StoredFile:
         """Make a file of an upload whose content is durable under its key.
@@ -236,7 +240,7 @@ class UploadStore:
             return connection.scalar(sa.select(files.c.id).where(files.c.key == key).limit(1)) is not None
 
     def _upload(self, connection: sa.Connection, upload_id: str, owner: str) -> Upload:
-        row = connection.execute(sa.select(uploads).where(uploads.c.id == upload_id)).mappings().first()
+        row = connection.execute(_UPLOAD, {"upload": upload_id}).mappings().first()
         if row is None or row["owner"] != owner:
             raise unknown(upload_id)
         return _upload(row)

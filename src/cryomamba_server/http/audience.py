@@ -1,33 +1,33 @@
-"""Those who listen by WebSocket: one task and a few kilobytes each, however many there are.
+"""Those who listen by WebSocket: a task and, with its connection, 14 KB each, however many there are.
 
-The request that opened a WebSocket ends as soon as it is open, and what it had in memory goes, Quart's part and ours.
-From then on the audience talks to the connection itself.
+The request that opened a WebSocket ends as soon as it is open, and what it had in memory goes. From then on the
+audience talks to the client itself.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import trio
 from attrs import define, field
 
 from cryomamba_core.errors import ErrorInfo
+from cryomamba_server.engine.following import Message
 from cryomamba_server.http.access import authentication
 from cryomamba_server.http.access.authentication import Authenticator, Caller
+from cryomamba_server.http.line import Line, frame_of
 from cryomamba_server.http.listening import Outbox
 from cryomamba_server.http.metrics import Metrics
 from cryomamba_server.http.traffic import Traffic
-
-if TYPE_CHECKING:
-    from cryomamba_server.http.protocol import Conversation
 
 log = logging.getLogger(__name__)
 
 #: Close codes of RFC 6455 and of its registry.
 ENDED, REFUSED, TOO_BIG, FAULT, STOPPING = 1000, 1008, 1009, 1011, 1012
+#: What listeners are told at the end of the server.
+STOP = (STOPPING, "the server is about to stop")
 #: Bytes of a message from the client; clients have nothing to say.
 MOST_HEARD = 4096
 #: Bytes of the reason in a close frame.
@@ -48,27 +48,26 @@ class Seat:
         What there is to hear.
     binary
         Whether messages are binary frames instead of JSON text.
-    held
-        Let go of when the seat is empty.
     """
 
-    line: Conversation
+    line: Line
     caller: Caller
     outbox: Outbox
     binary: bool
-    held: AsyncExitStack
     code: int = ENDED
     reason: str = ""
     left: bool = False
     scope: trio.CancelScope = field(factory=trio.CancelScope)
 
-    def hear(self, message: Any) -> None:
-        """Take what the client says, and its leaving."""
-        if message["type"] == "websocket.disconnect":
-            self.left = True
-            self.scope.cancel()
-        elif len(message.get("bytes") or (message.get("text") or "").encode()) > MOST_HEARD:
+    def heard(self, size: int) -> None:
+        """Send away a client that says too much."""
+        if size > MOST_HEARD:
             self.end(TOO_BIG, f"messages have at most {MOST_HEARD} bytes")
+
+    def leave(self) -> None:
+        """Let go of a client that has left."""
+        self.left = True
+        self.scope.cancel()
 
     def end(self, code: int, reason: str) -> None:
         """Send it away."""
@@ -97,6 +96,10 @@ class Audience:
         self._traffic = traffic
         self._stopping = stopping
         self._seats: set[Seat] = set()
+        self._frames: dict[bool, WeakKeyDictionary[Message, bytes]] = {
+            False: WeakKeyDictionary(),
+            True: WeakKeyDictionary(),
+        }
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -108,10 +111,14 @@ class Audience:
             await trio.sleep_forever()
 
     def seat(self, seat: Seat) -> None:
-        """Take over an accepted WebSocket from the request that opened it."""
+        """Take over an open WebSocket from the request that opened it."""
         assert self._nursery is not None, "nobody is heard before `run`"
-        seat.line.keep(seat.hear)
+        seat.line.hearer = seat
         self._seats.add(seat)
+        self._traffic.began(seat)
+        self._metrics.listener_came("websocket")
+        if self._stopping.is_set():
+            seat.end(*STOP)
         # in a context of its own: that of the request holds all of Quart's objects
         Context().run(self._nursery.start_soon, self._talk, seat)
 
@@ -120,27 +127,35 @@ class Audience:
 
         One message is under way at a time: what a client that does not read keeps waiting is its own.
         """
-        with self._metrics.listening("websocket"), self._traffic.under_way():
-            try:
-                with seat.scope:
-                    while (message := await seat.outbox.next()) is not None:
-                        kind = {"bytes": message.frame} if seat.binary else {"text": message.text}
-                        await seat.line.talk({"type": "websocket.send", **kind})
-            except Exception as error:  # the connection is accepted: no status can say it
-                log.exception("a listener is sent away")
-                seat.end(FAULT, ErrorInfo.of(error).code)
-            finally:
-                self._seats.discard(seat)
-                with trio.CancelScope(shield=True):
-                    await seat.held.aclose()
+        try:
+            with seat.scope:
+                while (message := await seat.outbox.next()) is not None:
+                    await seat.line.say(self._frame_of(message, binary=seat.binary))
+        except Exception as error:  # the connection is accepted: no status can say it
+            log.exception("a listener is sent away")
+            seat.end(FAULT, ErrorInfo.of(error).code)
+        finally:
+            self._seats.discard(seat)
+            seat.outbox.leave()
+        try:
             if not seat.left:
-                await seat.line.talk({"type": "websocket.close", "code": seat.code, "reason": seat.reason})
-            await seat.line.talk(None)
+                await seat.line.close(seat.code, seat.reason)
+        finally:
+            self._traffic.ended(seat)
+            self._metrics.listener_left("websocket")
+
+    def _frame_of(self, message: Message, *, binary: bool) -> bytes:
+        """What is sent of a message: made once, for all listeners, for as long as it can be heard."""
+        frames = self._frames[binary]
+        frame = frames.get(message)
+        if frame is None:
+            frame = frames[message] = frame_of(message.frame if binary else message.text)
+        return frame
 
     async def _await_stop(self) -> None:
         await self._stopping.wait()
         for seat in self._seats.copy():
-            seat.end(STOPPING, "the server is about to stop")
+            seat.end(*STOP)
 
     async def _look_at_tokens(self) -> None:
         while True:

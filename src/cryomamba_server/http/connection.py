@@ -1,5 +1,7 @@
 """One client's connection: read with back-pressure, written with patience that ends, closed without losing an answer.
 
+It serves one request after another, until one of them makes it a WebSocket: then all that served requests goes.
+
 Takes the place of hypercorn's own TCP server, which waits for ever for a client that has stopped reading, and
 waits for ever for an application that has ended. Uses of hypercorn 0.18, pinned exactly for that: `TaskGroup`,
 ``_handle``, `WorkerContext`, and the protocol's events.
@@ -8,6 +10,7 @@ waits for ever for an application that has ended. Uses of hypercorn 0.18, pinned
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -22,10 +25,12 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from cryomamba_server.http.intake import INTAKE, Intake
+from cryomamba_server.http.line import Line
 from cryomamba_server.http.protocol import Conversation, Protocol
 
-#: Key of a WebSocket's ASGI scope: its `Conversation`, for whoever goes on when the request has ended.
-LINE = "cryomamba.line"
+#: Key of the ASGI scope of a WebSocket: makes its `Line`, for whoever goes on when the request has ended; None if the
+#: client has left.
+TAKE_OVER = "cryomamba.take_over"
 
 #: Key of a request's ASGI scope: what to call, if it is there, as soon as the client has left.
 ON_LEFT = "cryomamba.on_left"
@@ -46,11 +51,14 @@ MOMENT = 0.05
 HANDSHAKE_SECONDS = 20.0
 
 #: Seconds that an answered client may go on sending what nobody reads: a connection that is closed with
-#: unread bytes takes the answer with it.
+#: unread bytes takes the answer with it. A WebSocket's client answers the last word in that time.
 LINGER_SECONDS = 2.0
 
 #: Seconds between pings, and how many a listener may leave unanswered.
 PING_SECONDS, UNANSWERED_PINGS = 25.0, 3
+
+#: Bytes that are asked of a listener at a time.
+HEARD = 4 << 10
 
 
 @define(kw_only=True, eq=False)
@@ -124,6 +132,7 @@ class Connection:
         self._piece = PIECE
         self._protocol: Protocol
         self._intake: Intake | None = None
+        self._line: Line | None = None
 
     async def run(self) -> None:
         """Serve until one of the two sides leaves."""
@@ -131,8 +140,12 @@ class Connection:
         try:
             with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._serve()
+                if self._line is not None:
+                    await self._converse(self._line)
         finally:
             self._house.left(self)
+            if self._line is not None:
+                self._line.leave()
             with trio.move_on_after(1, shield=True):
                 await self._close()
 
@@ -145,10 +158,33 @@ class Connection:
 
     async def ping(self) -> None:
         """Ask a listener whether it is there; nothing for other connections."""
-        stream = None if self._idle or self._ending else self._protocol.stream
-        if isinstance(stream, Conversation) and stream.accepted:
-            with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                await stream.ping()
+        if self._line is not None:
+            await self._line.ping()
+
+    async def talk(self, data: bytes) -> None:
+        """Write on a WebSocket, at once if there is room: hundreds who are told the same do not wait at the same time.
+
+        There is no checkpoint unless the client is slow, or has TLS. Errors end the connection, and are not raised.
+        """
+        if isinstance(self._stream, trio.SSLStream) or self._writing.locked():
+            async with self._writing:
+                await self._send(memoryview(data))
+            return
+        self._writing.acquire_nowait()
+        try:
+            try:
+                sent = os.write(self._stream.socket.fileno(), data)
+            except OSError:  # no room, or worse: the other way will tell
+                sent = 0
+            if sent < len(data):
+                await self._send(memoryview(data)[sent:])
+        finally:
+            self._writing.release()
+
+    def part(self) -> None:
+        """Give the client of a WebSocket, which has got the last word, a moment for its own."""
+        self._ending = self._idle = True
+        self._patience.deadline = min(self._patience.deadline, trio.current_time() + LINGER_SECONDS)
 
     async def cut(self) -> None:
         """Close the connection, whatever is in progress."""
@@ -164,7 +200,7 @@ class Connection:
         else:
             socket = self._stream.socket
         peer = parse_socket_addr(socket.family, socket.getpeername())
-        async with Applications() as applications:
+        async with Applications(self._take_over) as applications:
             self._protocol = Protocol(
                 self._house.app,
                 self._house.config,
@@ -182,17 +218,38 @@ class Connection:
             self._patience.deadline = trio.current_time() + self._house.idle_seconds
             with self._patience:
                 await self._receive()
-            await self._protocol.handle(Closed())
+            if self._line is None:
+                await self._protocol.handle(Closed())
+
+    def _take_over(self) -> Line | None:
+        """Make an open WebSocket of a request that asked for one; from now on the application has no part in it."""
+        conversation = self._protocol.stream
+        if self._ending or not isinstance(conversation, Conversation) or not conversation.accepted:
+            return None
+        self._line = Line(conversation.leave(), self)
+        self._patience.cancel()  # nothing is received as a request any more, see `_converse`
+        return self._line
+
+    async def _converse(self, line: Line) -> None:
+        """Hear the client of a WebSocket until it leaves, falls silent, or has had its moment for the last word."""
+        del self._protocol
+        self._intake = None
+        seconds = LINGER_SECONDS if self._ending else PING_SECONDS * UNANSWERED_PINGS
+        self._patience = trio.CancelScope(deadline=trio.current_time() + seconds)
+        with self._patience:
+            while not line.ended:
+                data = bytes(await self._stream.receive_some(HEARD))
+                if not data:
+                    return
+                if not self._ending:
+                    self._patience.deadline = trio.current_time() + PING_SECONDS * UNANSWERED_PINGS
+                await line.take(data)
 
     async def _receive(self) -> None:
         while True:
-            conversing = not self._ending and self._protocol.in_conversation
-            with trio.move_on_after(PING_SECONDS * UNANSWERED_PINGS if conversing else math.inf) as scope:
-                try:
-                    data = await self._receive_some()
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
-            if scope.cancelled_caught:
+            try:
+                data = await self._receive_some()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             self._received += len(data)
             if not self._ending:
@@ -222,21 +279,26 @@ class Connection:
                 self._patience.deadline = trio.current_time() + patience
 
     async def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
         async with self._writing:
-            try:
-                while rest:
-                    piece, rest = rest[: self._piece], rest[self._piece :]
-                    # shielded, since a cancel would leave half a message behind
-                    with trio.fail_after(self._house.idle_seconds, shield=True):
-                        began = trio.current_time()
-                        await self._stream.send_all(piece)
-                        quick = trio.current_time() - began < MOMENT
-                    self._piece = min(2 * self._piece, MOST_PIECE) if quick else PIECE
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                with trio.CancelScope(shield=True):
-                    await trio.aclose_forcefully(self._stream)
+            if not await self._send(memoryview(data)):
                 await self._protocol.handle(Closed())
+
+    async def _send(self, rest: memoryview) -> bool:
+        """Send everything, and say whether the client has taken it; the connection is closed if not."""
+        try:
+            while rest:
+                piece, rest = rest[: self._piece], rest[self._piece :]
+                # shielded, since a cancel would leave half a message behind
+                with trio.fail_after(self._house.idle_seconds, shield=True):
+                    began = trio.current_time()
+                    await self._stream.send_all(piece)
+                    quick = trio.current_time() - began < MOMENT
+                self._piece = min(2 * self._piece, MOST_PIECE) if quick else PIECE
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._stream)
+            return False
+        return True
 
     async def _finish(self) -> None:
         """Send no more; wait for a client that is still sending, and then close."""
@@ -261,6 +323,11 @@ class Connection:
 class Applications(TaskGroup):
     """Runs the application for each request, and tells it when the client has left, even if it does not listen.
 
+    Parameters
+    ----------
+    take_over
+        Makes a `Line` of a request that is an open WebSocket.
+
     Attributes
     ----------
     intake
@@ -269,12 +336,16 @@ class Applications(TaskGroup):
 
     intake: Intake | None = None
 
+    def __init__(self, take_over: Callable[[], Line | None]) -> None:
+        super().__init__()
+        self._take_over = take_over
+
     async def spawn_app(
         self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
     ) -> Callable[[Any], Awaitable[None]]:
         """Start the application; the result hands it what the client sends."""
         if scope["type"] == "websocket":
-            scope[LINE] = getattr(send, "__self__", None)
+            scope[TAKE_OVER] = self._take_over
         elif self.intake is not None:
             scope[INTAKE] = self.intake
         inward, outward = trio.open_memory_channel[Any](config.max_app_queue_size)

@@ -21,6 +21,8 @@ class Outbox:
         The job.
     """
 
+    __slots__ = ("_caller", "_job_id", "_listener", "_origin", "_services", "_spared")
+
     def __init__(self, call: Call, job_id: str, listener: Listener) -> None:
         self._services = call.services
         self._caller = call.caller
@@ -38,6 +40,10 @@ class Outbox:
                 self._count()
                 return message
         return None
+
+    def leave(self) -> None:
+        """Nothing is wanted any more."""
+        self._listener.leave()
 
     def _linked(self, message: Message) -> Message:
         """A message as the caller is to get it: what is completed says where its artifacts are."""

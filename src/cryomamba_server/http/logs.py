@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import structlog
 
+from cryomamba_core.hiding import hide_secrets
 from cryomamba_server.http.observation import current_note
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,6 @@ MOST_CHARACTERS, MOST_TRACE = 2_000, 20_000
 #: Loggers of ours, which say more than others'.
 OURS = ("cryomamba_core", "cryomamba_backends", "cryomamba_server")
 
-#: What must not be read in a log: tokens and other credentials, wherever they stand.
-_SECRETS = re.compile(
-    r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
-    r"|(?i:(?<=bearer )|(?<=signature=)|(?<=token=)|(?<=password=))[^\s&\"']+"
-)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -196,7 +192,7 @@ def _cleaned(value: Any, most: int) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        text = _SECRETS.sub("[hidden]", value)
+        text = hide_secrets(value)
         return text if len(text) <= most else f"{text[: most // 2]} […] {text[-most // 2 :]}"
     return f"<{type(value).__name__}>"
 

@@ -74,11 +74,19 @@ class Metrics:
     @contextmanager
     def listening(self, kind: str) -> Iterator[None]:
         """A listener of a job's events, ``websocket`` or ``sse``, is there for as long as the block lasts."""
-        self._listeners.labels(kind=kind).inc()
+        self.listener_came(kind)
         try:
             yield
         finally:
-            self._listeners.labels(kind=kind).dec()
+            self.listener_left(kind)
+
+    def listener_came(self, kind: str) -> None:
+        """A listener is there until it has left; see `listening`."""
+        self._listeners.labels(kind=kind).inc()
+
+    def listener_left(self, kind: str) -> None:
+        """It is there no longer."""
+        self._listeners.labels(kind=kind).dec()
 
     def request_ended(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered.

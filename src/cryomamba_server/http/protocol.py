@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from hypercorn.protocol.events import Body, EndBody, Request, Response, StreamCl
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
-from wsproto.events import Ping
+from wsproto.connection import Connection as WebSocket
 
 from cryomamba_core.errors import BadRequest, CryoMambaError, RequestTooLarge
 from cryomamba_server.http.errors import envelope
@@ -185,19 +184,10 @@ class Exchange(_Refusing, HTTPStream):
         self.state = ASGIHTTPState.CLOSED
 
 
-class _Accepted:
-    """All that is left of a handshake."""
-
-    accepted = True
-
-
-_ACCEPTED = _Accepted()
-
-
 class Conversation(_Refusing, WSStream):
-    """A WebSocket, which may outlast the application's call; it compresses nothing: that takes 300 KB a listener."""
+    """A request for a WebSocket, until others take it over; nothing is compressed: that takes 300 KB a listener."""
 
-    _kept = False
+    _left = False
 
     async def handle(self, event: Any) -> None:
         """Take what the client sent."""
@@ -206,24 +196,10 @@ class Conversation(_Refusing, WSStream):
             event = replace(event, headers=headers)
         await super().handle(event)
 
-    def keep(self, hear: Callable[[Any], None]) -> None:
-        """Go on without the application: what the client says, and its leaving, goes to `hear`."""
-
-        async def put(message: Any) -> None:
-            hear(message)
-
-        self._kept, self.app_put = True, put
-        # what the request was read with is not needed any more: its headers are there four times
-        self.scope, self.handshake = cast("Any", {}), cast("Any", _ACCEPTED)
-        cast("Protocol", cast("Any", self.send).__self__).forget_request()
-
-    async def talk(self, message: Any) -> None:
-        """Do what whoever keeps it says; None ends it."""
-        await super().app_send(message)
-
-    async def ping(self) -> None:
-        """Ask whether the client is there."""
-        await self._send_wsproto_event(Ping())
+    def leave(self) -> WebSocket:
+        """Leave the open WebSocket to others: what the application still says is not heard."""
+        self._left = True
+        return self.connection
 
     @property
     def accepted(self) -> bool:
@@ -237,7 +213,7 @@ class Conversation(_Refusing, WSStream):
 
     async def app_send(self, message: Any) -> None:
         """Do what the application says; whoever it refuses is not read from again."""
-        if self._kept:
+        if self._left:
             return  # its call has ended
         if message is not None and message["type"] == "websocket.http.response.start":
             message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
@@ -252,20 +228,10 @@ class Protocol(H11Protocol):
         cast("h11.Connection", self.connection)._receive_buffer = StrictBuffer()
 
     @property
-    def in_conversation(self) -> bool:
-        """Whether it has become a WebSocket."""
-        return isinstance(self.stream, Conversation) and self.stream.accepted
-
-    @property
     def body_is_coming(self) -> bool:
         """Whether the client has not yet sent all of its request."""
         connection = getattr(self.connection, "h11_connection", self.connection)
         return connection is not None and bool(connection.their_state is h11.SEND_BODY)
-
-    def forget_request(self) -> None:
-        """Let go of what read the request that has become a WebSocket: bytes pass through from now on."""
-        assert isinstance(self.connection, H11WSConnection), "it has become a WebSocket"
-        self.connection.h11_connection = cast("h11.Connection", None)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Upgrade to nothing."""

@@ -34,13 +34,21 @@ class Traffic:
     def under_way(self) -> Iterator[None]:
         """Count a request for as long as the block lasts."""
         ticket = object()
-        self._under_way.add(ticket)
+        self.began(ticket)
         try:
             yield
         finally:
-            self._under_way.discard(ticket)
-            self._one_ended.set()
-            self._one_ended = trio.Event()
+            self.ended(ticket)
+
+    def began(self, ticket: object) -> None:
+        """Count what a ticket stands for until it has `ended`."""
+        self._under_way.add(ticket)
+
+    def ended(self, ticket: object) -> None:
+        """Count it no longer."""
+        self._under_way.discard(ticket)
+        self._one_ended.set()
+        self._one_ended = trio.Event()
 
     async def settled(self) -> None:
         """Wait until those that are in progress now have ended; what comes later is not waited for."""

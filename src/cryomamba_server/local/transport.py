@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 
 from cryomamba_core.errors import InputError, PluginUnavailable
@@ -55,6 +56,10 @@ class LocalTransport(Transport):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Session]:
+        import trio
+
+        # a thread does it that may be busy for a moment: the client may be a window's
+        await trio.to_thread.run_sync(import_module, "cryomamba_server.local.session")
         from cryomamba_server.engine.engine import open_engine
         from cryomamba_server.local.session import LocalSession
 

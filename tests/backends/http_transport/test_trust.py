@@ -12,6 +12,7 @@ from cryomamba_backends.http_transport.pinning import tls_context
 from cryomamba_core.errors import BrokenProtocol, Forbidden, InvalidParameter, ServerUnreachable, ServerUntrusted
 from cryomamba_core.events import Completed
 from cryomamba_core.jobs import JobConfig, Source
+from cryomamba_core.protocol.addresses import fingerprint_of
 
 OTHER = "ab" * 32
 
@@ -43,8 +44,9 @@ async def test_the_fingerprint_is_the_one_that_openssl_sees(secure_server):
 
 async def test_another_certificate_is_refused_with_what_was_found(secure_server, session_with):
     async with session_with(secure_server.url, secure_server.token(), fingerprint=OTHER) as session:
-        with pytest.raises(ServerUntrusted, match=f"sha256:{secure_server.fingerprint}"):
+        with pytest.raises(ServerUntrusted, match=f"sha256:{secure_server.fingerprint}") as caught:
             await session.server_info()
+        assert caught.value.fingerprint == secure_server.fingerprint
         with pytest.raises(ServerUntrusted):
             await anext(session.events("00000000-0000-7000-8000-000000000000"))
 
@@ -54,6 +56,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_way_to_
         with pytest.raises(ServerUntrusted, match="nobody vouches") as caught:
             await session.server_info()
         assert f"cryomamba login {secure_server.url} --fingerprint" in caught.value.hint
+        assert caught.value.fingerprint == secure_server.fingerprint
         with pytest.raises(ServerUntrusted, match="nobody vouches"):
             await anext(session.events("00000000-0000-7000-8000-000000000000"))
 
@@ -97,6 +100,17 @@ async def test_an_eavesdropper_hears_no_byte_of_a_request(eavesdropper, session_
                 await question()
             assert waiting.cancelled_caught is not protected
     assert (b"the-token" in b"".join(heard)) is not protected
+
+
+async def test_who_is_vouched_for_by_nobody_hears_no_byte_and_shows_its_certificate(eavesdropper, session_with):
+    url, heard = eavesdropper
+    async with session_with(url, "the-token") as session:
+        with pytest.raises(ServerUntrusted, match="nobody vouches") as caught:
+            await session.server_info()
+    host, _, port = url.removeprefix("https://").rpartition(":")
+    pem = await trio.to_thread.run_sync(ssl.get_server_certificate, (host, int(port)))
+    assert caught.value.fingerprint == fingerprint_of(ssl.PEM_cert_to_DER_cert(pem))
+    assert heard == []
 
 
 async def test_a_token_does_not_travel_unencrypted_to_another_computer(session_with, caplog):

@@ -12,7 +12,7 @@ from proxies import open_proxy
 from cryomamba_backends.http_transport.known_files import KnownFiles
 from cryomamba_backends.http_transport.pace import Pace
 from cryomamba_backends.http_transport.source_file import SourceFile
-from cryomamba_backends.http_transport.uploading import Upload
+from cryomamba_backends.http_transport.uploading import PIECE, PartBody, Upload
 from cryomamba_core.errors import InputError, InvalidParameter, MissingFile, SourceChanged
 
 MIB = 1 << 20
@@ -197,6 +197,40 @@ async def test_two_clients_send_the_same_file_at_the_same_time(server, session_w
         nursery.start_soon(send)
         nursery.start_soon(send)
     assert sent[0] == sent[1]
+
+
+async def test_a_digest_that_is_remembered_wrongly_does_not_keep_a_file_from_being_sent(
+    server, session_with, write_npy, monkeypatch
+):
+    monkeypatch.setattr(KnownFiles, "digest", lambda self, path, facts: "0" * 64)
+    path = write_npy(3 * PART)
+    async with session_with(server.url, server.token()) as session:
+        assert (await session.upload(path)).sha256 == sha256(path)
+    assert not await uploads_of(server)
+
+
+def test_what_one_server_has_told_no_other_hears(tmp_path):
+    path, file = tmp_path / "a", tmp_path / "known.json"
+    path.write_bytes(b"abc")
+    old = {"st_mtime_ns": 10**18, "st_ctime_ns": 10**18, "st_mtime": 10**9, "st_ctime": 10**9}
+    facts = os.stat_result([*path.stat()], old)
+    KnownFiles(file, server="http://one").note(path, facts, "digest")
+    assert KnownFiles(file, server="http://one").digest(path, facts) == "digest"
+    assert KnownFiles(file, server="http://two").digest(path, facts) is None
+
+
+async def test_every_byte_leaves_once_whether_the_line_is_quick_or_slow(write_npy, autojump_clock):
+    path = write_npy(11 * MIB)
+    with SourceFile(path) as source:
+        part = source.read(0, 16 * MIB)
+    for pause in (0.0, 1.0, 0.0):
+        pieces, told = [], []
+        async for piece in PartBody(part, told.append):
+            pieces.append(piece)
+            await trio.sleep(pause)
+        assert b"".join(pieces) == path.read_bytes()
+        assert told == sorted({0, *told})
+        assert (max(map(len, pieces)) <= PIECE) is (pause > 0)
 
 
 def test_a_file_is_remembered_until_anything_about_it_changes(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from terminals import Terminal
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 from cryomamba_core.cli.boards import LiveBoard, choose_rows
 from cryomamba_core.cli.rows import Row, covered_fraction
 from cryomamba_core.errors import ErrorInfo

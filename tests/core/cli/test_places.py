@@ -12,7 +12,8 @@ from rich.console import Console
 from terminals import wait_for_line
 
 from cryomamba_backends.http_transport.transport import HttpTransport
-from cryomamba_core.cli import places, wording
+from cryomamba_core import wording
+from cryomamba_core.cli import places
 from cryomamba_core.cli.boards import LineBoard, LiveBoard
 from cryomamba_core.cli.places import keep_places
 from cryomamba_core.cli.rows import Row

@@ -6,8 +6,9 @@ import json
 import pytest
 from rich.text import Text
 
+from cryomamba_core import wording
 from cryomamba_core.artifacts import Artifact
-from cryomamba_core.cli import state, wording
+from cryomamba_core.cli import state
 from cryomamba_core.cli.boards import LineBoard, LiveBoard
 from cryomamba_core.cli.failures import print_json, show_error
 from cryomamba_core.cli.rows import Row

@@ -102,6 +102,18 @@ async def test_a_body_that_comes_bit_by_bit_comes_whole(tmp_path, ways, step):
     assert sum(ways)
 
 
+async def test_little_that_comes_and_stays_alone_is_taken_before_it_fills_the_socket(tmp_path, ways):
+    """The system wakes us for much at a time; a client that sends little is heard all the same."""
+    body = BODY[: 3 << 20]
+    async with servers.open_test_server(tmp_path / "data", idle_seconds=2) as server, connected(server) as stream:
+        await stream.send_all(put("/probe/into/1", len(body)) + body[:-6000])
+        for start in range(len(body) - 6000, len(body), 1000):  # for longer than the server bears silence
+            await trio.sleep(0.5)
+            await stream.send_all(body[start : start + 1000])
+        assert hashlib.sha256(body).hexdigest().encode() in await answered(stream)
+    assert sum(ways)
+
+
 async def test_a_body_in_chunks_comes_on_the_usual_way(tmp_path, ways):
     async with servers.open_test_server(tmp_path / "data") as server, connected(server) as stream:
         await stream.send_all(put("/probe/into/1").replace(b"Content-Length: %d" % SIZE, b"Transfer-Encoding: chunked"))

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from contextlib import asynccontextmanager, suppress
+import ssl
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from subprocess import PIPE, run
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from cryomamba_core.protocol.live import BINARY_PROTOCOL, JSON_PROTOCOL, event_of
 from cryomamba_core.wire import to_plain
-from cryomamba_server.http import audience, event_stream, serving
+from cryomamba_server.http import audience, connection, event_stream, serving
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
@@ -81,7 +82,7 @@ async def opened(tmp_path, tomogram, script=TALK + END, **values):
     try:
         async with (
             open_test_server(tmp_path / "data", ExecutorPlugin(executor), allow_roots=(tmp_path,), **values) as server,
-            httpx.AsyncClient(base_url=server.url, headers=server.headers()) as client,
+            httpx.AsyncClient(base_url=server.url, headers=server.headers(), verify=False) as client,
         ):
             job_id = (await client.post("/v1/jobs", json=to_plain(steps(tomogram)))).json()["job_id"]
             await engines.heard(server.services.engine, job_id, until=lambda event: event.type == "preview")
@@ -250,6 +251,90 @@ async def test_a_client_that_says_too_much_is_sent_away(scene, size):
             _, code = await hear(connection)
     assert code == 1009
     await scene.until_there_are(0)
+
+
+@contextmanager
+def bare(scene, **values):
+    """A client whose frames a test makes itself, for use in a thread."""
+    client = websocket.create_connection(scene.url, header=scene.headers, timeout=engines.DEADLINE, **values)
+    try:
+        yield client
+    finally:
+        client.shutdown()
+
+
+def until_frame(client, *opcodes):
+    """The next frame of one of these kinds."""
+    while (answer := client.recv_data_frame(control_frame=True))[0] not in opcodes:
+        pass
+    return answer[0], answer[1].data
+
+
+@pytest.mark.parametrize(("pieces", "is_fine"), [((2048, 2048), True), ((2048, 2048, 1), False)])
+async def test_a_message_in_pieces_counts_as_one(scene, pieces, is_fine):
+    def talk():
+        with bare(scene) as client:
+            until_frame(client, websocket.ABNF.OPCODE_TEXT)
+            for index, size in [*enumerate(pieces)] * 2:
+                code = websocket.ABNF.OPCODE_CONT if index else websocket.ABNF.OPCODE_BINARY
+                client.send_frame(websocket.ABNF.create_frame(b"x" * size, code, int(index == len(pieces) - 1)))
+            client.ping("still there?")
+            return until_frame(client, *([websocket.ABNF.OPCODE_PONG] if is_fine else [websocket.ABNF.OPCODE_CLOSE]))
+
+    _, data = await trio.to_thread.run_sync(talk)
+    assert data.startswith(b"still there?" if is_fine else (1009).to_bytes(2, "big"))
+    await scene.until_there_are(0)
+
+
+async def test_a_client_that_does_not_speak_websocket_is_told_so(scene):
+    def talk():
+        with bare(scene) as client:
+            until_frame(client, websocket.ABNF.OPCODE_TEXT)
+            client.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            return until_frame(client, websocket.ABNF.OPCODE_CLOSE)[1]
+
+    assert (await trio.to_thread.run_sync(talk)).startswith((1002).to_bytes(2, "big"))
+    await scene.until_there_are(0)
+
+
+async def test_a_client_that_does_not_answer_the_last_word_is_let_go(scene, monkeypatch):
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+
+    def listen():
+        with bare(scene) as client:
+            scene.go()
+            return b"".join(iter(lambda: client.sock.recv(1 << 16), b""))
+
+    last = b"\x88\x02" + (1000).to_bytes(2, "big")
+    assert (await trio.to_thread.run_sync(listen)).endswith(last)
+
+
+async def test_a_client_that_answers_no_pings_is_forgotten(scene, monkeypatch):
+    monkeypatch.setattr(connection, "PING_SECONDS", 0.1)
+
+    def stay():
+        with bare(scene) as client:
+            while client.sock.recv(1 << 16):
+                pass
+
+    await trio.to_thread.run_sync(stay)
+    await scene.until_there_are(0)
+
+
+async def test_listeners_hear_the_same_under_tls(tmp_path, tomogram):
+    def listen(scene):
+        with bare(scene, sslopt={"cert_reqs": ssl.CERT_NONE}) as client:
+            messages = []
+            while (answer := client.recv_data(control_frame=True))[0] != websocket.ABNF.OPCODE_CLOSE:
+                messages.append(json.loads(answer[1]))
+                if messages[-1]["type"] == "preview":
+                    scene.go()
+            return messages, answer[1]
+
+    async with opened(tmp_path, tomogram, self_signed=True) as scene:
+        messages, reason = await trio.to_thread.run_sync(listen, scene)
+        assert (messages[-1]["type"], reason[:2]) == ("completed", (1000).to_bytes(2, "big"))
+        await scene.until_there_are(0)
 
 
 async def test_a_client_that_leaves_is_forgotten(scene):

@@ -127,7 +127,7 @@ def create(
 
     It is shown this once: nothing of it is kept but its name, scopes and times.
     """
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_server.http.access.tokens import DEFAULT_SCOPES
 
     wanted = _parse_scopes(scopes) if scopes else DEFAULT_SCOPES
@@ -149,7 +149,7 @@ def list_tokens(state: CliState, *, data_dir: Path | None, as_json: bool) -> Non
     """List the tokens, newest first. The tokens themselves are not kept."""
     from rich.text import Text
 
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
     from cryomamba_core.cli.tables import new_table
 
     with _issuing(state, data_dir) as (_, store):
@@ -183,7 +183,7 @@ def revoke(
     state: CliState, token_ids: tuple[str, ...], *, data_dir: Path | None, subject: str | None, as_json: bool
 ) -> None:
     """Take tokens back: from now on they do not count, also where a server runs."""
-    from cryomamba_core.cli import wording
+    from cryomamba_core import wording
 
     if bool(token_ids) == (subject is not None):
         raise click.UsageError("name tokens by their ids, or a subject with --subject")

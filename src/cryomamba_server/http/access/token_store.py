@@ -18,6 +18,9 @@ from cryomamba_server.http.routing import Scope
 #: Tokens that expired so long ago are forgotten; until then one can see that they existed.
 KEEP = timedelta(days=30)
 
+# Asked for with every request: it is put together once.
+_FIND = sa.select(tokens).where(tokens.c.id == sa.bindparam("token"))
+
 
 @frozen(kw_only=True)
 class TokenRecord:
@@ -84,7 +87,7 @@ class TokenStore:
     def find(self, token_id: str) -> TokenRecord | None:
         """A token, or None if there was none, or it is forgotten."""
         with self._reading() as connection:
-            row = connection.execute(sa.select(tokens).where(tokens.c.id == token_id)).mappings().first()
+            row = connection.execute(_FIND, {"token": token_id}).mappings().first()
         return None if row is None else _record(row)
 
     def all(self) -> Sequence[TokenRecord]:

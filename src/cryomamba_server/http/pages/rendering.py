@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from quart import Response
 
-from cryomamba_core.cli import wording
+from cryomamba_core import wording
 
 #: Files beside the pages: name → media type.
 STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from typing import Any
 
 from quart import Response
@@ -11,7 +11,7 @@ from cryomamba_core.errors import BadRequest, UnknownJob
 from cryomamba_core.events import JobEvent
 from cryomamba_core.protocol.live import BINARY_PROTOCOL, JSON_PROTOCOL
 from cryomamba_server.http.audience import Seat
-from cryomamba_server.http.connection import LINE
+from cryomamba_server.http.connection import TAKE_OVER
 from cryomamba_server.http.event_stream import EventStream
 from cryomamba_server.http.listening import Outbox
 from cryomamba_server.http.queries import MOST, read_queries, whole_number
@@ -48,19 +48,19 @@ async def watch_job(call: Call, job_id: str) -> None:
     socket: Any = call.request
     offered = socket.requested_subprotocols
     protocol = next((each for each in offered if each in (JSON_PROTOCOL, BINARY_PROTOCOL)), None)
-    async with AsyncExitStack() as held:
-        listening = call.services.engine.following.listen(job_id, owner=call.owner, after=after)
-        listener = await held.enter_async_context(listening)
+    listener = await call.services.engine.following.join(job_id, owner=call.owner, after=after)
+    with ExitStack() as unless_seated:
+        unless_seated.callback(listener.leave)
         await socket.accept(subprotocol=protocol)
+        line = socket.scope[TAKE_OVER]()
+        if line is None:
+            return
         assert call.caller is not None, "the route asks for a token"
-        seat = Seat(
-            line=socket.scope[LINE],
-            caller=call.caller,
-            outbox=Outbox(call, job_id, listener),
-            binary=protocol == BINARY_PROTOCOL,
-            held=held.pop_all(),
+        outbox = Outbox(call, job_id, listener)
+        call.services.audience.seat(
+            Seat(line=line, caller=call.caller, outbox=outbox, binary=protocol == BINARY_PROTOCOL)
         )
-        call.services.audience.seat(seat)
+        unless_seated.pop_all()
 
 
 @ROUTES.add(

@@ -24,8 +24,8 @@ def backup(state: CliState, file: Path, *, data_dir: Path | None, with_keys: boo
     copied: keep copies of the folders raw, artifacts and models of the data directory. With keys the
     file is a secret: whoever has it can make tokens.
     """
-    from cryomamba_core.cli.wording import byte_size, plural
     from cryomamba_core.wire import to_plain
+    from cryomamba_core.wording import byte_size, plural
     from cryomamba_server.http.upkeep.backup import make_backup
 
     state.use_data_dir(data_dir)
@@ -49,8 +49,8 @@ def restore(state: CliState, file: Path, *, data_dir: Path | None, as_json: bool
     their results become failed ones, and files without their content are forgotten. Jobs that ran
     wait again.
     """
-    from cryomamba_core.cli.wording import moment, plural
     from cryomamba_core.wire import to_plain
+    from cryomamba_core.wording import moment, plural
     from cryomamba_server.http.upkeep.restore import restore_backup
 
     state.use_data_dir(data_dir)
