@@ -1,0 +1,1 @@
+"""The desktop client: open a tomogram, segment it, watch, correct, take home."""

@@ -1,0 +1,1 @@
+"""Tomograms, read lazily: what a window shows of a file that is larger than memory."""
