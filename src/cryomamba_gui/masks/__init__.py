@@ -1,0 +1,1 @@
+"""Masks that are corrected, measured, judged and taken home."""
