@@ -1,0 +1,1 @@
+"""The layers of napari that show a tomogram and its labels."""

@@ -1,0 +1,189 @@
+"""The tomograms that lie open in a viewer, and what the engine makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from psygnal import Signal
+
+from cryomamba_core.errors import ErrorInfo, UnusableVoxelSize
+from cryomamba_gui.canvas.place import Place
+from cryomamba_gui.canvas.stage import Stage
+from cryomamba_gui.volumes.tomogram import Tomogram
+
+if TYPE_CHECKING:
+    import napari
+
+    from cryomamba_core.geometry import Vector3
+    from cryomamba_gui.desk.desk import Desk
+    from cryomamba_gui.desk.jobs import JobItem
+
+
+class Bench:
+    """Opens tomograms, lays previews and masks over them, and knows which one the user is at.
+
+    Parameters
+    ----------
+    viewer
+        Of napari; it may hold layers of others.
+    desk
+        The engine and its jobs.
+
+    Attributes
+    ----------
+    opened, left
+        Heard with a `Place` that has come or gone.
+    chosen
+        Heard with the `Place` that the user has turned to, or None.
+    refused
+        Heard with the path of a tomogram whose header has no voxel size, and the error.
+    opening
+        Heard with paths of what is being opened, whenever there is one more or less.
+    """
+
+    opened = Signal(object)
+    left = Signal(object)
+    chosen = Signal(object)
+    refused = Signal(object, object)
+    opening = Signal(object)
+
+    def __init__(self, viewer: napari.Viewer, desk: Desk) -> None:
+        self._viewer = viewer
+        self._desk = desk
+        self._places: dict[Path, Place] = {}
+        self._coming: dict[Path, trio.CancelScope] = {}
+        self._wanted: dict[Path, JobItem] = {}
+        self._current: Place | None = None
+        viewer.layers.events.removed.connect(self._layer_removed)
+        viewer.layers.selection.events.active.connect(self._layer_chosen)
+        desk.jobs.added.connect(self._take_item)
+        desk.jobs.previewed.connect(self._take_item)
+        desk.jobs.ended.connect(self._take_item)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._places.values())
+
+    @property
+    def current(self) -> Place | None:
+        """The place that the user is at."""
+        return self._current
+
+    def at(self, path: Path) -> Place | None:
+        """The place of a tomogram, if it lies open."""
+        return self._places.get(path)
+
+    def open(self, path: Path, *, voxel_size: Vector3 | None = None) -> None:
+        """Open a tomogram, or turn to it if it lies open; with another voxel size it is opened anew."""
+        path = path.absolute()
+        place = self._places.get(path)
+        if place is not None and voxel_size is None:
+            self.turn_to(place)
+        elif path not in self._coming:
+            scope = self._desk.soon(lambda: self._open(path, voxel_size), name=f"opening {path.name}")
+            self._coming[path] = scope
+            self.opening.emit(tuple(self._coming))
+
+    def show(self, item: JobItem) -> None:
+        """Open the tomogram of a job, or turn to it, and show what the job has made."""
+        if item.path is None:
+            return
+        place = self._places.get(item.path)
+        if place is None:
+            self._wanted[item.path] = item
+            self.open(item.path, voxel_size=item.record.config.voxel_size)
+        else:
+            self.turn_to(place)
+            place.take(item)
+
+    def stop_opening(self) -> None:
+        """Give up what is being opened."""
+        for scope in self._coming.values():
+            scope.cancel()
+
+    def turn_to(self, place: Place) -> None:
+        """Make a place the current one, and its tomogram the active layer."""
+        self._viewer.layers.selection.active = place.stage.image
+        self._choose(place)
+
+    def turn_to_path(self, path: Path) -> None:
+        """Turn to a tomogram if it lies open."""
+        place = self._places.get(path)
+        if place is not None:
+            self.turn_to(place)
+
+    def close(self, place: Place) -> None:
+        """Put a tomogram away: its layers go, and its mask is saved."""
+        if self._places.pop(place.path, None) is None:
+            return
+        place.stage.remove()
+        self._desk.soon(place.aclose, name=f"closing {place.path.name}")
+        self.left.emit(place)
+        if self._current is place:
+            self._choose(next(reversed(self._places.values()), None))
+
+    async def aclose(self) -> None:
+        """Save what is edited and give back what is held open; the layers are left to the window."""
+        self._viewer.layers.events.removed.disconnect(self._layer_removed)
+        self._viewer.layers.selection.events.active.disconnect(self._layer_chosen)
+        for place in self._places.values():
+            await place.aclose()
+        self._places.clear()
+
+    async def _open(self, path: Path, voxel_size: Vector3 | None) -> None:
+        try:
+            tomogram = await trio.to_thread.run_sync(
+                lambda: Tomogram.open(self._desk.host, path, voxel_size=voxel_size), abandon_on_cancel=False
+            )
+        except UnusableVoxelSize as error:
+            self._wanted.pop(path, None)
+            self.refused.emit(path, ErrorInfo.of(error))
+            raise
+        except BaseException:
+            self._wanted.pop(path, None)
+            raise
+        finally:
+            self._coming.pop(path, None)
+            self.opening.emit(tuple(self._coming))
+        before = self._places.get(path)
+        if before is not None:
+            self.close(before)
+        place = Place(tomogram, Stage(self._viewer, tomogram), self._desk, voxel_size=voxel_size)
+        self._places[path] = place
+        self._desk.history.remember_file(path)
+        place.begin()
+        self.opened.emit(place)
+        self._choose(place)
+        wanted = self._wanted.pop(path, None)
+        for item in (wanted,) if wanted is not None else self._desk.jobs.items:
+            if item.path == path:
+                place.take(item)
+                break
+
+    def _take_item(self, item: JobItem) -> None:
+        """Show what a job has made, where its tomogram lies open: the newest job is shown."""
+        place = self._places.get(item.path) if item.path is not None else None
+        if place is None:
+            return
+        shown = place.item
+        if shown is None or shown is item or item.record.created_at >= shown.record.created_at:
+            place.take(item)
+
+    def _layer_removed(self, event: object) -> None:
+        layer = getattr(event, "value", None)
+        for place in list(self._places.values()):
+            if layer is place.stage.image:
+                self.close(place)
+
+    def _layer_chosen(self, event: object) -> None:
+        layer = getattr(event, "value", None)
+        for place in self._places.values():
+            if layer in place.stage.layers:
+                self._choose(place)
+
+    def _choose(self, place: Place | None) -> None:
+        if place is not self._current:
+            self._current = place
+            self.chosen.emit(place)

@@ -1,0 +1,134 @@
+"""Layers of napari that know two things more: they can be barred, and they keep within the tomogram."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import napari.layers
+import numpy as np
+from napari.layers import Layer
+from napari.utils.events import Event
+from numpy.typing import NDArray
+
+from cryomamba_core.geometry import VoxelGrid
+
+#: Layers say what their scale is in; napari works in the smallest unit that it finds.
+UNITS = ("angstrom",) * 3
+
+
+def _always() -> bool:
+    return True
+
+
+class _OnStage:
+    """What is added to a layer.
+
+    A layer that is barred is hidden, whatever the user wants. Whether it is barred is asked whenever
+    napari asks whether it is visible: napari hears of a turn to 3D before anybody else does, and
+    would read and upload a whole tomogram at once.
+    """
+
+    _barred: Callable[[], bool] = staticmethod(_always)
+    _wanted = True
+    _told = False
+    _bounds: NDArray[np.float64] | None = None
+
+    @property
+    def visible(self) -> bool:
+        """Whether the layer is shown now; set to whether the user wants to see it."""
+        return self._wanted and not self._barred()
+
+    @visible.setter
+    def visible(self, wanted: bool) -> None:
+        self._wanted = bool(wanted)
+        self._told = self.visible
+        Layer.visible.fset(self, self._wanted)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the user wants to see the layer, as far as it can be shown."""
+        return self._wanted
+
+    def bar(self, barred: Callable[[], bool]) -> None:
+        """Hide the layer whenever `barred()`; call `tell` when its answer may have changed."""
+        self._barred = barred
+
+    def tell(self) -> None:
+        """Have everyone know whether the layer is visible, if that is not what they were told last."""
+        if self.visible != self._told:
+            self.visible = self._wanted
+
+    def keep_within(self, grid: VoxelGrid) -> None:
+        """Let the layer extend as far as `grid`, however far its data do.
+
+        The last voxel of a coarse grid may reach beyond the tomogram: the sliders must not.
+        """
+        z, y, x = (size - 1 for size in grid.shape)
+        self._bounds = np.array([grid.origin, grid.position((z, y, x))])
+        layer: Any = self
+        layer.scale = layer.scale  # has napari work the extent out again
+
+    def place(self, grid: VoxelGrid) -> None:
+        """Lay the layer's data on a grid."""
+        layer: Any = self
+        if not np.array_equal(layer.scale, grid.voxel_size):
+            layer.scale = grid.voxel_size
+        if not np.array_equal(layer.translate, grid.origin):
+            layer.translate = grid.origin
+
+    @cached_property
+    def extent(self) -> Any:
+        """Where the layer lies, in data and in world coordinates."""
+        whole = Layer.extent.func(self)
+        return whole if self._bounds is None else whole._replace(world=self._bounds)
+
+
+class Image(_OnStage, napari.layers.Image):  # type: ignore[misc]  # napari has no types
+    """An image that can be barred. It keeps the name of its class, which napari takes for its kind."""
+
+
+class Labels(_OnStage, napari.layers.Labels):  # type: ignore[misc]  # as above
+    """Labels that can be barred, and that say when the user has changed them.
+
+    ``events.edited`` is emitted after each stroke, fill, polygon, undo and redo that changed something.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._done = self._undone = 0
+        super().__init__(*args, **kwargs)
+        self.events.add(edited=Event)
+        self.events.paint.connect(self._count_edit)
+
+    def undo(self) -> None:
+        """Take the last edit back."""
+        super().undo()
+        if self._done:
+            self._done, self._undone = self._done - 1, self._undone + 1
+            self.events.edited()
+
+    def redo(self) -> None:
+        """Make the edit again that was taken back last."""
+        super().redo()
+        if self._undone:
+            self._done, self._undone = self._done + 1, self._undone - 1
+            self.events.edited()
+
+    def get_status(self, position: Any = None, **options: Any) -> dict[str, str]:
+        """What the status bar says of a position; see napari's."""
+        displayed = options.get("dims_displayed")
+        if options.get("view_direction") is None and displayed is not None and len(displayed) == 3:
+            # napari 0.9.2 fails here for labels with names, if the mouse was not on the canvas yet
+            return dict(Layer.get_status(self, position, **options))
+        return dict(super().get_status(position, **options))
+
+    def forget_edits(self) -> None:
+        """Clear the history of undo and redo, as other data need; the tool goes back to moving the camera."""
+        self.editable = False  # napari clears it then, and at no other time
+        self.editable = True
+        self._done = self._undone = 0
+
+    def _count_edit(self) -> None:
+        self._done, self._undone = min(self._done + 1, self._history_limit), 0
+        self.events.edited()

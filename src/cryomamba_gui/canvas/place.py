@@ -1,0 +1,265 @@
+"""A tomogram that lies open: its layers, and the job whose labels are shown on it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from psygnal import Signal
+
+from cryomamba_core.jobs import JobState
+from cryomamba_core.labels import Label
+from cryomamba_gui.canvas.bell import Bell
+from cryomamba_gui.canvas.previewing import PreviewFeed
+from cryomamba_gui.masks.keeping import keep_saved
+from cryomamba_gui.masks.mask import EditedMask
+from cryomamba_gui.masks.measures import Measures
+from cryomamba_gui.masks.opening import open_mask, read_manifest
+
+if TYPE_CHECKING:
+    from cryomamba_core.artifacts import Manifest
+    from cryomamba_core.errors import ErrorInfo
+    from cryomamba_core.geometry import Vector3
+    from cryomamba_gui.canvas.stage import Stage
+    from cryomamba_gui.desk.desk import Desk
+    from cryomamba_gui.desk.jobs import JobItem
+    from cryomamba_gui.volumes.tomogram import Tomogram
+
+
+class Work:
+    """Something long that is done for a place, for a progress bar.
+
+    Attributes
+    ----------
+    name
+        What is done, e.g. ``reading tomo.mrc for 3D``.
+    about_mask
+        Whether it is done for the mask, not for the tomogram.
+    done, total
+        Units that are done, and all of them; 0 of 0 before that is known.
+    scope
+        Cancels it.
+    begun, ended
+        Whether its first turn has come, and whether its last one has.
+    """
+
+    def __init__(self, name: str, *, about_mask: bool) -> None:
+        self.name = name
+        self.about_mask = about_mask
+        self.scope = trio.CancelScope()
+        self.done = self.total = 0
+        self.begun = False
+        self.ended = trio.Event()
+
+
+class Place:
+    """One open tomogram.
+
+    Parameters
+    ----------
+    tomogram
+        Closed by `aclose`.
+    stage
+        Its layers.
+    desk
+        Starts the tasks.
+    voxel_size
+        Voxel size (z, y, x) in Å that the user gave instead of the header's.
+
+    Attributes
+    ----------
+    tomogram, stage, voxel_size
+        As above.
+    item
+        The job whose labels are shown, or will be.
+    mask, manifest, measures
+        The mask of a finished job, where it came from, and its statistics; None until it is here.
+    """
+
+    #: Anything of it is different, its works included.
+    changed = Signal()
+
+    def __init__(self, tomogram: Tomogram, stage: Stage, desk: Desk, *, voxel_size: Vector3 | None = None) -> None:
+        self.tomogram = tomogram
+        self.voxel_size = voxel_size
+        self.stage = stage
+        self.item: JobItem | None = None
+        self.mask: EditedMask | None = None
+        self.manifest: Manifest | None = None
+        self.measures: Measures | None = None
+        self._desk = desk
+        self._works: list[Work] = []
+        self._fetching: Work | None = None
+        self._feed = PreviewFeed(stage.show_preview)
+        self._tasks: list[trio.CancelScope] = []
+        self._mask_tasks: list[trio.CancelScope] = []
+        self._failure: ErrorInfo | None = None
+        self._failed = Bell(self._say_failure)
+        self._closing = False
+
+    @property
+    def path(self) -> Path:
+        """The tomogram's file."""
+        return self.tomogram.path
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """What goes on for it, oldest first."""
+        return tuple(self._works)
+
+    def begin(self) -> None:
+        """Start what goes on for as long as the tomogram lies open."""
+        self._feed.damaged.connect(self._report)
+        self.stage.failed.connect(self._report)
+        self.tomogram.planes.failed.connect(self._hear_failure)
+        self._tasks = [
+            self._desk.soon(self.stage.attend, name=f"showing {self.path.name}"),
+            self._desk.soon(self._feed.run, name=f"showing previews on {self.path.name}"),
+        ]
+        self.survey()
+
+    def survey(self) -> None:
+        """Read all of the tomogram, for 3D and for its statistics."""
+        self.begin_work(f"reading {self.path.name} for 3D", self._survey)
+
+    def take(self, item: JobItem) -> None:
+        """Show what a job has made so far."""
+        if self._closing:
+            return
+        if item is not self.item:
+            self._let_go_of_mask()
+            self._feed.forget()
+            self.stage.drop_preview()
+            if self._fetching is not None:
+                self._fetching.scope.cancel()
+                self._fetching = None
+            self.item = item
+        if item.state is JobState.COMPLETED:
+            self._fetch(item)
+        elif self.mask is not None:  # the job was asked for again
+            self._let_go_of_mask()
+        if item.preview is not None and self.mask is None:
+            self._feed.offer(item.preview, self._labels_of(item))
+        self.changed.emit()
+
+    async def aclose(self) -> None:
+        """Save the mask, end what goes on, and give back the file; the layers are not touched."""
+        self._closing = True
+        for scope in (*self._tasks, *(work.scope for work in self._works)):
+            scope.cancel()
+        self._let_go_of_mask()
+        self._failed.mute()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.tomogram.close)
+
+    def _labels_of(self, item: JobItem) -> tuple[Label, ...]:
+        config = item.record.config
+        for model in self._desk.link.models:
+            if model.name == config.model and config.runner in (None, model.runner):
+                return model.labels
+        return ()
+
+    def _fetch(self, item: JobItem) -> None:
+        if self.mask is None and (self._fetching is None or self._fetching not in self._works):
+            name = f"fetching the mask of {self.path.name}"
+            self._fetching = self.begin_work(name, partial(self._take_mask, item), about_mask=True)
+
+    async def _take_mask(self, item: JobItem, work: Work) -> None:
+        """Bring a job's mask here and lay it over the tomogram."""
+        artifact = await self._desk.jobs.fetch(item, partial(self.progress, work))
+        manifest = await trio.to_thread.run_sync(read_manifest, artifact.parent)
+        report = partial(self.report_from_thread, work)
+        mask = await trio.to_thread.run_sync(open_mask, self._desk.host, artifact, report)
+        if item is not self.item or self._closing:
+            mask.close()
+            return
+        self._feed.forget()
+        self.stage.show_mask(mask)
+        self.mask, self.manifest = mask, manifest
+        self.measures = Measures(mask, manifest.run.statistics)
+        self._mask_tasks = [
+            self._desk.soon(partial(self._keep, mask), name=f"saving the edits of {self.path.name}"),
+            self._desk.soon(self.measures.run, name=f"measuring the mask of {self.path.name}"),
+        ]
+        self.changed.emit()
+
+    async def _keep(self, mask: EditedMask) -> None:
+        """Save a mask as long as it is shown, and close it then, once nobody works at it any more."""
+        try:
+            await keep_saved(mask, on_failure=self._report)
+        finally:
+            with trio.CancelScope(shield=True):
+                for work in self._works_at_mask():
+                    if work.begun:
+                        await work.ended.wait()
+            mask.close()
+
+    def _works_at_mask(self) -> list[Work]:
+        return [work for work in self._works if work.about_mask and work is not self._fetching]
+
+    def _let_go_of_mask(self) -> None:
+        for scope in self._mask_tasks:
+            scope.cancel()
+        self._mask_tasks = []
+        for work in self._works_at_mask():
+            work.scope.cancel()
+        if self.mask is not None:
+            self.stage.drop_mask()
+            self.mask = self.manifest = self.measures = None
+
+    async def _survey(self, work: Work) -> None:
+        report = partial(self.report_from_thread, work)
+        await trio.to_thread.run_sync(self.tomogram.survey, report, _is_cancelled)
+
+    def begin_work(self, name: str, work: Callable[[Work], Awaitable[object]], *, about_mask: bool = False) -> Work:
+        """Start something long that shows how far it is by `progress`, and can be cancelled."""
+        begun = Work(name, about_mask=about_mask)
+        self._works.append(begun)
+
+        async def do() -> None:
+            begun.begun = True
+            try:
+                with begun.scope:
+                    await work(begun)
+            finally:
+                self._works.remove(begun)
+                begun.ended.set()
+                self.changed.emit()
+
+        self._desk.soon(do, name=name)
+        self.changed.emit()
+        return begun
+
+    def progress(self, work: Work, done: int, total: int) -> None:
+        """Take in how far something is."""
+        work.done, work.total = done, total
+        self.changed.emit()
+
+    def report_from_thread(self, work: Work, done: int, total: int) -> None:
+        """The same, for a thread that trio has started; raises there if the work was cancelled."""
+        trio.from_thread.check_cancelled()
+        trio.from_thread.run_sync(self.progress, work, done, total)
+
+    def _hear_failure(self, info: ErrorInfo) -> None:
+        """Take in, in the reading thread, why a plane cannot be read."""
+        self._failure = info
+        self._failed.ring()
+
+    def _say_failure(self) -> None:
+        if self._failure is not None:
+            self._desk.troubles.report(self._failure, what=f"reading {self.path.name}")
+
+    def _report(self, error: Exception) -> None:
+        self._desk.troubles.report(error, what=f"showing {self.path.name}")
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that has started this thread was cancelled."""
+    try:
+        trio.from_thread.check_cancelled()
+    except trio.Cancelled:
+        return True
+    return False

@@ -1,0 +1,75 @@
+"""From the previews of a job to arrays that can be shown, with none left waiting when the screen lags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from cryomamba_core.errors import StorageDamaged
+from cryomamba_core.labels import Label
+from cryomamba_core.previews import Preview
+from cryomamba_gui.canvas.latest import Latest
+
+#: What shows a preview: `Stage.show_preview`.
+Show = Callable[[Preview, tuple[Label, ...], NDArray[Any]], object]
+
+
+class PreviewFeed:
+    """Decodes previews in a thread, the newest only, and has each one shown.
+
+    Parameters
+    ----------
+    show
+        Called in the thread that trio runs in.
+
+    Attributes
+    ----------
+    dropped
+        How many previews were never shown since a newer one had come.
+    damaged
+        Heard with the error of a preview that cannot be decoded; the next one is tried all the same.
+    """
+
+    damaged = Signal(object)
+
+    def __init__(self, show: Show) -> None:
+        self.dropped = 0
+        self._show = show
+        self._latest: Latest[tuple[Preview, tuple[Label, ...]]] = Latest(self._decode, interrupt=False)
+
+    def offer(self, preview: Preview, labels: tuple[Label, ...]) -> None:
+        """Have a preview shown, unless a newer one comes first."""
+        self.dropped += self._latest.ask((preview, labels))
+
+    def forget(self) -> None:
+        """Show none of those that were offered so far."""
+        self._latest.forget()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self._latest.run()
+
+    async def _decode(self, offered: tuple[Preview, tuple[Label, ...]]) -> None:
+        preview, labels = offered
+        try:
+            array = await decode(preview)
+        except StorageDamaged as error:
+            self.damaged.emit(error)
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._show(preview, labels, array)
+
+
+async def decode(preview: Preview) -> NDArray[Any]:
+    """The labels of a preview, ZYX, decompressed in a thread.
+
+    Raises
+    ------
+    StorageDamaged
+        If they are not whole.
+    """
+    return await trio.to_thread.run_sync(preview.labels)

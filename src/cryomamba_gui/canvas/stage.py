@@ -1,0 +1,405 @@
+"""The layers of one tomogram in a viewer of napari."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+import trio
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.labels import Label
+from cryomamba_core.previews import Preview
+from cryomamba_gui.canvas.bell import Bell
+from cryomamba_gui.canvas.colouring import LabelColours
+from cryomamba_gui.canvas.latest import Latest
+from cryomamba_gui.canvas.layers import UNITS, Image, Labels
+from cryomamba_gui.canvas.notice import Notice
+from cryomamba_gui.canvas.pairing import Pair
+from cryomamba_gui.canvas.relief import LARGE, make_relief, relief_factor
+from cryomamba_gui.canvas.scale_bar import show_scale_bar
+from cryomamba_gui.canvas.stepping import Stepper
+
+if TYPE_CHECKING:
+    from cryomamba_gui.masks.mask import EditedMask
+    from cryomamba_gui.volumes.tomogram import Tomogram
+
+#: How much fainter a preview is of which something will still change.
+FAINT = 0.6
+
+
+class Stage:
+    """Shows a tomogram, and the preview or the mask of a job on it.
+
+    All methods are for Qt's thread.
+
+    Parameters
+    ----------
+    viewer
+        It may hold layers of others.
+    tomogram
+        Stays open for as long as the stage is there; the stage does not close it.
+
+    Attributes
+    ----------
+    image
+        The tomogram in 2D.
+    overview
+        The tomogram in 3D, coarse.
+    preview
+        The labels of a preview; with a large mask, the coarse mask in 3D.
+    mask
+        The labels that the user edits.
+    stepper
+        Goes from section to section.
+    colours
+        How labels look now.
+    edited
+        Heard after each edit of the mask that is shown, also by undo and redo.
+    failed
+        Heard with the exception when the mask could not be read for 3D.
+    """
+
+    edited = Signal()
+    failed = Signal(object)
+
+    def __init__(self, viewer: napari.Viewer, tomogram: Tomogram) -> None:
+        self.viewer = viewer
+        self.tomogram = tomogram
+        self.name: str = stem(tomogram.path.name)
+        self.colours = LabelColours()
+        self._grid: VoxelGrid = tomogram.grid
+        self._edited_mask: EditedMask | None = None
+        self._named: dict[Labels, tuple[Label, ...]] = {}
+        self._painted: dict[Labels, LabelColours] = {}
+        self._provisional = False
+        self._touching = False
+        self._removed = False
+        self._scope = trio.CancelScope()
+        self._make_layers()
+        self._volume = Pair(viewer, self.image, self.overview)
+        self._labels = Pair(viewer, self.mask, self.preview)
+        self._relief_is_old = True
+        self._reliefs: Latest[EditedMask] = Latest(self._make_relief, interrupt=True)
+        self._notice = Notice(viewer)
+        self.stepper = Stepper(viewer, self._grid, self.mask, lambda: self._edited_mask)
+        self._arrived, self._surveyed = Bell(self._refresh), Bell(self.show_overview)
+        self._connect()
+        self._add(self.image)
+        self._volume.show(flat=self.image, spatial=None)
+        show_scale_bar(viewer)
+        self.show_overview()
+
+    @property
+    def layers(self) -> tuple[Image | Labels, ...]:
+        """All layers, from the lowest to the highest."""
+        return (self.image, self.overview, self.preview, self.mask)
+
+    @property
+    def shown_mask(self) -> EditedMask | None:
+        """The mask that is shown."""
+        return self._edited_mask
+
+    async def attend(self) -> None:
+        """Do what takes time, until the stage is removed or the task is cancelled.
+
+        It adds the layers that are not needed yet, one in each turn of Qt, searches for sections, and
+        makes large masks coarse for 3D.
+        """
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.stepper.run)
+                nursery.start_soon(self._reliefs.run)
+                for layer in self.layers:
+                    self._add(layer)
+                    await trio.sleep(0)
+
+    def show_overview(self) -> None:
+        """Take the tomogram's overview, if it is there by now, for 3D."""
+        overview = self.tomogram.overview
+        if overview is not None and not self._removed and self.overview.data is not overview.voxels:
+            self._add(self.overview)
+            self.overview.data = overview.voxels
+            self.overview.place(overview.grid)
+            limits = _projected_contrast(overview.voxels)
+            low, high = self.tomogram.contrast_range
+            self.overview.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
+            self.overview.contrast_limits = limits
+            self._volume.show(flat=self.image, spatial=self.overview)
+            if self.viewer.dims.ndisplay == 3:
+                self.viewer.fit_to_view(layers=[self.overview])
+        self._explain()
+
+    def show_preview(self, preview: Preview, labels: tuple[Label, ...], array: NDArray[Any]) -> None:
+        """Show a preview in place of the one before, or of a mask.
+
+        Parameters
+        ----------
+        preview
+            Says where it lies and whether it is provisional.
+        labels
+            Of the model.
+        array
+            What `preview` holds, ZYX; it is copied.
+        """
+        if self._removed:
+            return
+        self._forget_mask()
+        self._lay(self.preview, array, preview.grid)
+        self._colour(self.preview, labels)
+        self._mark(provisional=preview.provisional)
+        self._labels.show(flat=self.preview, spatial=self.preview)
+        self._explain()
+
+    def drop_preview(self) -> None:
+        """Show no preview; a mask stays."""
+        if self._edited_mask is None:
+            self._labels.show(flat=None, spatial=None)
+            self._labels.wanted = True
+
+    def show_mask(self, mask: EditedMask) -> None:
+        """Show a mask for editing, in place of a preview or of the mask before; its undo history is empty."""
+        if self._removed:
+            return
+        self._labels.show(flat=None, spatial=None)
+        self._forget_mask()
+        self._edited_mask = mask
+        mask.changed.connect(self._take_change)
+        self._add(self.mask)
+        self.mask.data = mask.array
+        self.mask.place(mask.grid)
+        self.mask.forget_edits()
+        self._colour(self.mask, mask.labels)
+        self._labels.wanted = True
+        self._labels.show(flat=self.mask, spatial=None if self._large else self.mask)
+        self._ask_for_relief()
+        self._explain()
+
+    def drop_mask(self) -> None:
+        """Show no mask any more; the layer lets go of its array."""
+        if self._edited_mask is not None:
+            self._labels.show(flat=None, spatial=None)
+            self._forget_mask()
+            self._explain()
+
+    def set_label_opacity(self, value: int, alpha: float) -> None:
+        """Set how opaque one label is, from 0 to 1; its voxels stay."""
+        self.colours.opacities[value] = min(1.0, max(0.0, alpha))
+        self._recolour()
+
+    def hide_label(self, value: int, *, hidden: bool) -> None:
+        """Show a label, or do not; its opacity is kept for when it is shown again, and its voxels stay."""
+        if hidden:
+            self.colours.hidden.add(value)
+        else:
+            self.colours.hidden.discard(value)
+        self._recolour()
+
+    def isolate(self, value: int | None) -> None:
+        """Show only one label; None for all of them."""
+        self.colours.isolated = value
+        self._recolour()
+
+    def remove(self) -> None:
+        """Take all of it out of the viewer; the tomogram and the mask stay as they are."""
+        if self._removed:
+            return
+        self.stepper.unbind()
+        self._disconnect()
+        if self._edited_mask is not None:
+            self._edited_mask.changed.disconnect(self._take_change, missing_ok=True)
+            self._edited_mask = None
+        self._removed = True
+        self._scope.cancel()
+        self._notice.clear()
+        with self.viewer.layers.batched_update():  # else napari collects all garbage once for each layer
+            for layer in reversed(self.layers):
+                if layer in self.viewer.layers:
+                    self.viewer.layers.remove(layer)
+
+    def _make_layers(self) -> None:
+        tomogram, grid, name = self.tomogram, self._grid, self.name
+        coarse = grid.coarsen(relief_factor(grid.shape))
+        fine: dict[str, Any] = {"scale": grid.voxel_size, "translate": grid.origin}
+        # where a preview is likely to lie: to move a layer later costs more than to fill it
+        rough: dict[str, Any] = {"scale": coarse.voxel_size, "translate": coarse.origin}
+        common: dict[str, Any] = {
+            "units": UNITS,
+            "axis_labels": tuple("zyx"),
+            "multiscale": False,
+            "projection_mode": "none",
+        }
+        grey: dict[str, Any] = {"rgb": False, "colormap": "gray", "contrast_limits": tomogram.contrast}
+        nothing = np.zeros((1, 1, 1), np.uint8)
+        self.image = Image(tomogram.planes, name=name, **grey, **fine, **common)
+        self.image.contrast_limits_range = tomogram.contrast_range
+        self.image.contrast_limits = tomogram.contrast
+        self.overview = Image(
+            nothing.astype(np.float32), name=f"{name} (3D)", rendering="mip", **grey, **rough, **common
+        )
+        self.preview = Labels(nothing, name=f"{name} preview", **rough, **common)
+        self.mask = Labels(nothing, name=f"{name} mask", **fine, **common)
+        for layer in self.layers:
+            layer.keep_within(grid)
+
+    def _connect(self) -> None:
+        self.tomogram.planes.arrived.connect(self._arrived.ring)
+        self.tomogram.surveyed.connect(self._surveyed.ring)
+        self.viewer.dims.events.ndisplay.connect(self._turn)
+        self.mask.events.edited.connect(self._take_edit)
+        for layer in (self.preview, self.mask):
+            layer.events.visible.connect(self._recolour)
+
+    def _disconnect(self) -> None:
+        self.tomogram.planes.arrived.disconnect(self._arrived.ring, missing_ok=True)
+        self.tomogram.surveyed.disconnect(self._surveyed.ring, missing_ok=True)
+        self._arrived.mute()
+        self._surveyed.mute()
+        self.viewer.dims.events.ndisplay.disconnect(self._turn)
+        self.mask.events.edited.disconnect(self._take_edit)
+        for layer in (self.preview, self.mask):
+            layer.events.visible.disconnect(self._recolour)
+        self._volume.part()
+        self._labels.part()
+
+    def _add(self, layer: Image | Labels) -> None:
+        """Put a layer into the viewer, above those of ours that belong below it; the active layer stays active."""
+        layers = self.viewer.layers
+        if self._removed or layer in layers:
+            return
+        active = layers.selection.active
+        below = [layers.index(other) for other in self.layers[: self.layers.index(layer)] if other in layers]
+        layers.insert(max(below) + 1 if below else len(layers), layer)
+        if below and active is not None:
+            layers.selection.active = active
+
+    def _refresh(self) -> None:
+        self.image.refresh(extent=False, thumbnail=False)
+
+    def _turn(self) -> None:
+        self._volume.turn()
+        self._labels.turn()
+        self._ask_for_relief()
+        self._explain()
+
+    def _lay(self, layer: Labels, array: NDArray[Any], grid: VoxelGrid) -> None:
+        """Put labels into a layer, in place if there is nothing but labels to change."""
+        self._add(layer)
+        if layer.data.shape == array.shape and layer.data.dtype == array.dtype and layer.data.flags.writeable:
+            np.copyto(layer.data, array)
+            layer.place(grid)
+            layer.refresh(extent=False, thumbnail=False)
+        else:
+            layer.data = np.array(array, array.dtype.newbyteorder("="))
+            layer.place(grid)
+
+    def _colour(self, layer: Labels, labels: tuple[Label, ...]) -> None:
+        if labels != self.colours.labels:
+            self.colours = LabelColours(labels)
+        if self._named.get(layer) != labels:
+            self._named[layer] = labels
+            layer.features = self.colours.features()
+        self._paint(layer)
+
+    def _recolour(self) -> None:
+        for layer in (self.preview, self.mask):
+            if layer.visible:  # the other one is painted when it is its turn
+                self._paint(layer)
+
+    def _paint(self, layer: Labels) -> None:
+        look = self.colours.copy()
+        if self._painted.get(layer) != look:
+            self._painted[layer] = look
+            colormap = look.colormap()
+            colormap.use_selection, colormap.selection = layer.show_selected_label, layer.selected_label
+            layer.colormap = colormap
+
+    def _mark(self, *, provisional: bool) -> None:
+        name = f"{self.name} preview" + (" (provisional)" if provisional else "")
+        if self.preview.name != name:
+            self.preview.name = name
+        if provisional != self._provisional:
+            self._provisional = provisional
+            opacity = self.preview.opacity * FAINT if provisional else self.preview.opacity / FAINT
+            self.preview.opacity = min(1.0, opacity)
+
+    @property
+    def _large(self) -> bool:
+        return self._edited_mask is not None and self._edited_mask.grid.voxels > LARGE
+
+    def _forget_mask(self) -> None:
+        self._reliefs.forget()
+        self._relief_is_old = True
+        if self._edited_mask is not None:
+            self._edited_mask.changed.disconnect(self._take_change, missing_ok=True)
+            self._edited_mask = None
+            self.mask.data = np.zeros((1, 1, 1), np.uint8)
+            self.mask.forget_edits()
+
+    def _take_edit(self) -> None:
+        if self._edited_mask is not None:
+            self._touching = True
+            try:
+                self._edited_mask.touched()
+            finally:
+                self._touching = False
+            self._relief_is_old = True
+            self._ask_for_relief()
+            self.edited.emit()
+
+    def _take_change(self) -> None:
+        """Draw the mask again, if it was changed from elsewhere, for example put back to the original."""
+        if not self._touching:
+            self.mask.forget_edits()
+            self.mask.refresh(extent=False, thumbnail=False)
+            self._relief_is_old = True
+            self._ask_for_relief()
+
+    def _ask_for_relief(self) -> None:
+        if self._edited_mask is not None and self._large and self._relief_is_old and self.viewer.dims.ndisplay == 3:
+            self._relief_is_old = False
+            self._reliefs.ask(self._edited_mask)
+
+    async def _make_relief(self, mask: EditedMask) -> None:
+        factor = relief_factor(mask.grid.shape)
+        try:
+            array = await make_relief(mask.current, factor)
+        except OSError as error:
+            if mask is self._edited_mask:
+                self.failed.emit(error)
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._lay(self.preview, array, mask.grid.coarsen(factor))
+        self._colour(self.preview, mask.labels)
+        self._mark(provisional=False)
+        self.preview.name = f"{self.name} mask (3D)"
+        self._labels.show(flat=self.mask, spatial=self.preview)
+        self._explain()
+
+    def _explain(self) -> None:
+        spatial = self.viewer.dims.ndisplay == 3 and not self._removed
+        waits = spatial and self.tomogram.overview is None
+        self._notice.say("tomogram", f"{self.name} is being read for 3D …" if waits else None)
+        waits = spatial and self._large and self._labels.spatial is None
+        self._notice.say("mask", f"the mask of {self.name} is being made ready for 3D …" if waits else None)
+
+
+def stem(name: str) -> str:
+    """A file's name without what says its format: ``tomo`` for ``tomo.mrc`` and for ``tomo.nii.gz``."""
+    name = name.removesuffix(".gz")
+    head, dot, _ = name.rpartition(".")
+    return head if dot and head else name
+
+
+def _projected_contrast(voxels: NDArray[np.float32]) -> tuple[float, float]:
+    """Limits for a maximum intensity projection: those of sections would show it white all over."""
+    step = max(1, round((voxels.size / (1 << 19)) ** 0.5))
+    projection = voxels[:, ::step, ::step].max(axis=0)
+    finite = projection[np.isfinite(projection)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(limit) for limit in np.percentile(finite, (1.0, 99.8)))
+    return (low, high) if high > low else (low, low + 1.0)
