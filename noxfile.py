@@ -17,7 +17,8 @@ import nox
 
 ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
-PACKAGES = ["cryomamba_core", "cryomamba_backends", "cryomamba_server"]
+BINDINGS = {"pyqt5": "gui", "pyqt6": "gui-qt6"}
+PACKAGES = ["cryomamba_core", "cryomamba_backends", "cryomamba_gui", "cryomamba_server"]
 #: Parts of the core that plugins do not import; strict mypy checks them as it does the rest.
 NOT_OFFERED = ("cryomamba_core.cli.", "cryomamba_core.worker.")
 CHECKED = ["src", "plugins", "tests", "benchmarks", "tools", "docs", "noxfile.py"]
@@ -34,6 +35,7 @@ nox.options.sessions = [
     "package",
     "plugins",
     "tests",
+    "tests_gui",
     "faults",
     "tests_nnunet",
 ]
@@ -90,7 +92,28 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Core, client, server and file formats, without torch; as many tests at a time as there are processors."""
     session.install("--editable", ".[server]", *_group("test"))
-    _pytest(session, "-n", "auto", "--ignore=tests/backends/nnunet", "--ignore=tests/faults", *session.posargs)
+    elsewhere = [f"--ignore=tests/{folder}" for folder in ("backends/nnunet", "faults", "gui")]
+    _pytest(session, "-n", "auto", *elsewhere, *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("binding", list(BINDINGS), ids=list(BINDINGS))
+def tests_gui(session: nox.Session, binding: str) -> None:
+    """The desktop: real windows, on a screen of their own where there is Xvfb, and real servers."""
+    session.install("--editable", f".[{BINDINGS[binding]},server]", *_group("gui-test"))
+    session.run("npe2", "validate", "--imports", "cryomamba")
+    folder = Path("tests/gui")
+    of_windows = [folder / "canvas", folder / "qt", *sorted(folder.glob("test_*.py"))]  # the rest knows no Qt
+    wanted = [str(folder)] if binding == "pyqt6" else [str(path) for path in of_windows]
+    _on_screen(session, "-m", "pytest", "-n", "auto", *(session.posargs or wanted), env={"QT_API": binding})
+
+
+@nox.session(python=False)
+def screenshots(session: nox.Session) -> None:
+    """Pictures of the desktop in every state, for the documentation; a real server segments meanwhile."""
+    _require(session, "PyQt6", "napari", "torch")
+    folder = session.posargs[0] if session.posargs else "docs/_static/desktop"
+    _on_screen(session, "tools/screenshots.py", folder, *session.posargs[1:], env={"QT_API": "pyqt6"})
 
 
 @nox.session(python=False)
@@ -178,6 +201,17 @@ def _group(name: str) -> list[str]:
 def _pytest(session: nox.Session, *arguments: str) -> None:
     python = sys.executable if session.python is False else "python"
     session.run(python, "-m", "pytest", *arguments)
+
+
+def _on_screen(session: nox.Session, *words: str, env: dict[str, str]) -> None:
+    """Run Python where there is a screen: one that nobody sees, if Xvfb is installed, else that of this computer."""
+    hidden = (
+        ["xvfb-run", "--auto-servernum", "--server-args=-screen 0 1600x1000x24"] if shutil.which("xvfb-run") else []
+    )
+    if not hidden and sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        session.error("there is no screen: install xvfb")
+    python = sys.executable if session.python is False else "python"
+    session.run(*hidden, python, *words, env=env, external=bool(hidden))
 
 
 def _require(session: nox.Session, *modules: str) -> None:

@@ -32,7 +32,7 @@ def test_the_base_installation_has_no_model_library_no_desktop_and_no_server():
 
 
 def test_the_extras_are_those_that_the_documentation_names():
-    assert set(EXTRAS) == {"all", "gui", "gui-qt6", "nnunet", "server"}
+    assert set(EXTRAS) == {"all", "gui", "gui-qt6", "napari", "nnunet", "server"}
     text = (ROOT / "docs" / "getting-started.md").read_text()
     assert [extra for extra in EXTRAS if f"`{extra}`" not in text] == []
 
@@ -58,6 +58,7 @@ def test_the_versions_of_the_constraints_are_allowed_by_the_project_file():
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "dynamic_network_architectures": "dynamic-network-architectures",
+    "imageio_ffmpeg": "imageio-ffmpeg",
     "jwt": "pyjwt",
     "nrrd": "pynrrd",
     "prometheus_client": "prometheus-client",
@@ -73,8 +74,8 @@ UNDECLARED = {"pytest", "click"}
 
 
 def test_everything_that_is_imported_is_declared():
-    declared = names([*PROJECT["dependencies"], *EXTRAS["server"], *EXTRAS["nnunet"]])
-    own = {"cryomamba_backends", "cryomamba_core", "cryomamba_server"}
+    declared = names([*PROJECT["dependencies"], *EXTRAS["server"], *EXTRAS["nnunet"], *EXTRAS["napari"]])
+    own = {"cryomamba_backends", "cryomamba_core", "cryomamba_gui", "cryomamba_server"}
     for file in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -28,7 +28,7 @@ from cryomamba_core.cli.worker import worker
 
 #: Panels of ``cryomamba --help``; a command of a plugin has its place here or comes last.
 PANELS = {
-    "Segment": ["demo", "info", "segment", "jobs"],
+    "Segment": ["demo", "gui", "info", "segment", "jobs"],
     "Use a server": ["login", "logout"],
     "Run a server": ["serve", "token", "backup", "restore"],
     "Look after the installation": ["models", "plugins", "doctor", "completion"],

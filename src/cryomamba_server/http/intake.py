@@ -11,18 +11,12 @@ and of hypercorn 0.18 (``H11Protocol._handle_events``), pinned exactly.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import h11
 import trio
 from h11._readers import ContentLengthReader
-
-#: Bytes that have to lie in the socket before it is read, or seconds for which they are waited for: each time costs
-#: some processor time here and at the sender, who is told that there is room.
-WORTH_READING, PATIENCE = 2 << 20, 0.1
 
 #: Key of a request's ASGI scope: the `Intake` of its connection, where there is one.
 INTAKE = "cryomamba.intake"
@@ -59,13 +53,11 @@ class Intake:
     """
 
     def __init__(self, stream: trio.SocketStream, protocol: Any) -> None:
-        self._socket = stream.socket
         self._descriptor = stream.socket.fileno()
         self._protocol = protocol
         self._view: memoryview | None = None
         self._changed = trio.Event()
         self._wake: Callable[[], None] = _nobody
-        self._asked_for = 1
         self.wanted = self.parked = False
         self.filled = 0
         self.finished = trio.Event()
@@ -110,43 +102,21 @@ class Intake:
         return present
 
     async def _read(self) -> bool:
-        try:
-            while missing := self._missing():
-                self._ask_for(min(WORTH_READING, missing))
-                await self._wait()
-                if (view := self._view) is None:
-                    break
-                try:
-                    count = os.readv(self._descriptor, [view[self.filled :]])
-                except BlockingIOError:
-                    continue
-                finally:
-                    del view  # the reader may let go of it meanwhile
-                if not count:
-                    return False
-                self.filled += count
-                self._reader()._remaining -= count
-        except OSError:
-            return False
-        finally:
-            with suppress(OSError):
-                self._ask_for(1)
+        while (view := self._view) is not None and self.filled < len(view):
+            try:
+                count = os.readv(self._descriptor, [view[self.filled :]])
+            except BlockingIOError:
+                del view  # the reader may let go of it meanwhile
+                await trio.lowlevel.wait_readable(self._descriptor)
+                continue
+            except OSError:
+                return False
+            if not count:
+                return False
+            self.filled += count
+            self._reader()._remaining -= count
+            await trio.lowlevel.checkpoint()
         return True
-
-    def _missing(self) -> int:
-        """Bytes that the reader's memory still takes."""
-        return 0 if self._view is None else len(self._view) - self.filled
-
-    async def _wait(self) -> None:
-        """Wait until it is worth to read again, but not for long: a line may be slow."""
-        with trio.move_on_after(PATIENCE):
-            await trio.lowlevel.wait_readable(self._descriptor)
-
-    def _ask_for(self, count: int) -> None:
-        """Have the system wake us when so many bytes have come, or when no more will."""
-        if count != self._asked_for:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-            self._asked_for = count
 
     def _reader(self) -> Any:
         """What h11 reads a body of announced length with; None where there is none."""

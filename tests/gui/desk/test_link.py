@@ -177,7 +177,7 @@ async def test_a_server_that_is_killed_is_waited_for_in_the_same_session(open_li
         await until(link.changed, lambda: link.connected)
         assert (link.session, link.error) == (session, None)
         assert await session.jobs() == []
-        assert len(calls_of(journal, "models")) > asked
+        await until(journal.added, lambda: len(calls_of(journal, "models")) > asked)
 
 
 async def test_a_server_that_comes_later_is_found(open_link, server_process, until):

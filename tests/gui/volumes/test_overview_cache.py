@@ -61,7 +61,9 @@ def flip(data):
     return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, flip, lambda _: b"", lambda _: b"not an overview" * 99], ids=str)
+@pytest.mark.parametrize(
+    "damage", [cut, flip, lambda _: b"", lambda _: b"not an overview" * 99], ids=["cut", "flipped", "empty", "other"]
+)
 def test_a_damaged_one_is_left_out_and_removed(tmp_path, damage, caplog):
     cache, path = OverviewCache(tmp_path), tmp_path / "key.npz"
     cache.save("key", make_overview())

@@ -1,0 +1,158 @@
+"""What went wrong, at the foot of the panel: it says what, what can be done, and blocks nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QResizeEvent
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cryomamba_core.wording import moment, plural
+from cryomamba_gui.desk.words import harmless
+from cryomamba_gui.qt.pieces import ElidedLabel, ErrorNote, copy, fixed_pitch, hear, named, wrapped
+
+if TYPE_CHECKING:
+    from cryomamba_gui.desk.troubles import Trouble
+    from cryomamba_gui.qt.workplace import Workplace
+
+#: Lines of text that the bar takes of the panel at most; more are scrolled.
+MOST_LINES = 16
+#: Lines of details that are seen at a time.
+DETAIL_LINES = 8
+#: Troubles that are shown; the debug panel has all of them.
+MOST_SHOWN = 20
+
+
+class MessageBar(QWidget):
+    """The troubles of the desk that were not dismissed, newest first; hidden while there are none.
+
+    Parameters
+    ----------
+    workplace
+        Whose desk.
+    """
+
+    def __init__(self, workplace: Workplace) -> None:
+        super().__init__()
+        self._troubles = workplace.desk.troubles
+        self._cards: dict[Trouble, TroubleCard] = {}
+        self._count = named(ElidedLabel(), "messages.count")
+        clear = named(QPushButton("Dismiss all"), "messages.clear", tip="Take all of these messages away")
+        clear.clicked.connect(self._troubles.clear)
+        top = QHBoxLayout()
+        top.addWidget(self._count, 1)
+        top.addWidget(clear)
+        inside = QWidget()
+        self._list = QVBoxLayout(inside)
+        self._list.setContentsMargins(0, 0, 0, 0)
+        self._list.addStretch()
+        inside.installEventFilter(self)
+        self._area = named(QScrollArea(), "messages.list")
+        self._area.setFrameShape(QFrame.Shape.NoFrame)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._area.setWidgetResizable(True)
+        self._area.setWidget(inside)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(top)
+        layout.addWidget(self._area)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        named(self, "messages", spoken="messages")
+        hear(self, self._troubles.changed, self._show)
+        self._show()
+
+    def _show(self) -> None:
+        """Show what there is; cards of what was there before stay, and stay open."""
+        shown = self._troubles.items[::-1][:MOST_SHOWN]
+        for trouble in [each for each in self._cards if each not in shown]:
+            card = self._cards.pop(trouble)
+            self._list.removeWidget(card)
+            card.deleteLater()
+        for place, trouble in enumerate(shown):
+            if trouble not in self._cards:
+                self._cards[trouble] = card = TroubleCard(trouble)
+                card.dismissed.clicked.connect(lambda _=False, it=trouble: self._troubles.dismiss(it))
+                card.details.toggled.connect(lambda _, it=card: self._area.ensureWidgetVisible(it))
+                self._list.insertWidget(place, card)
+        self._count.setText(f"{plural(len(self._troubles.items), 'problem')}, the newest first")
+        self.setVisible(bool(shown))
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Fit when a card has come, gone or grown, and Qt knows how large it is."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self._fit()
+        return super().eventFilter(watched, event)
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Take as much height as the cards need, up to a limit."""
+        view = self._area.viewport()
+        assert view is not None, "a scroll area has one"
+        needed = self._list.totalHeightForWidth(max(1, view.width()))
+        around = max(0, self._area.height() - view.height())  # what a theme puts there
+        self._area.setFixedHeight(min(max(1, needed + around), MOST_LINES * self.fontMetrics().lineSpacing()))
+
+
+class TroubleCard(QFrame):
+    """One trouble.
+
+    Attributes
+    ----------
+    details, copied, dismissed
+        Its buttons.
+    """
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__()
+        self._trouble = trouble
+        self._note = ErrorNote("messages.error")
+        self._note.show_error(trouble.error)
+        self._what = named(wrapped(f"{trouble.what}, {moment(trouble.at)[-8:]}"), "messages.what")
+        self.details = named(QPushButton("Details"), "messages.details", tip="Show where this comes from")
+        self.details.setCheckable(True)
+        self.copied = named(QPushButton("Copy"), "messages.copy", tip="Copy the message with its details")
+        self.copied.clicked.connect(lambda: copy(words_of(trouble)))
+        self.dismissed = named(QPushButton("Dismiss"), "messages.dismiss", tip="Take this message away")
+        buttons = QHBoxLayout()
+        buttons.addStretch()
+        for button in (self.details, self.copied, self.dismissed):
+            buttons.addWidget(button)
+        self._text = fixed_pitch(named(QPlainTextEdit(), "messages.traceback", spoken="details"))
+        self._text.setReadOnly(True)
+        self._text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self._text.setFixedHeight((DETAIL_LINES + 1) * self._text.fontMetrics().lineSpacing())
+        self._text.hide()
+        self.details.toggled.connect(self._open)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for widget in (self._note, self._what, self._text):
+            layout.addWidget(widget)
+        layout.insertLayout(2, buttons)
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+
+    def _open(self, opened: bool) -> None:  # noqa: FBT001  # a slot
+        if opened and not self._text.toPlainText():
+            self._text.setPlainText(words_of(self._trouble))
+        self._text.setVisible(opened)
+
+
+def words_of(trouble: Trouble) -> str:
+    """All that is known of a trouble, as text; no secret is in it."""
+    error = trouble.error
+    lines = [f"error: {error.message}  [{error.code}]", f"hint: {error.hint}" if error.hint else ""]
+    lines += [f"while: {trouble.what}", f"at: {moment(trouble.at)}", "", trouble.details]
+    return harmless("\n".join(line for place, line in enumerate(lines) if line or place > 1).rstrip()) + "\n"

@@ -1,0 +1,74 @@
+"""What belongs to one viewer of napari: the desk, the tomograms on it, and trio's run in Qt's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from qtpy.QtCore import QCoreApplication
+
+from cryomamba_core.plugins import PluginHost
+from cryomamba_core.settings import load_settings
+from cryomamba_gui.canvas.bench import Bench
+from cryomamba_gui.desk.desk import Desk
+from cryomamba_gui.qt.bridge import Bridge
+
+if TYPE_CHECKING:
+    import napari
+
+#: Property of Qt's application that holds the bridge: there is one of each.
+BRIDGE = "cryomamba_bridge"
+
+_workplaces: WeakKeyDictionary[napari.Viewer, Workplace] = WeakKeyDictionary()
+
+
+class Workplace:
+    """A viewer's desk and bench, alive from the first use until the bridge is closed.
+
+    Attributes
+    ----------
+    desk, bench
+        As named.
+    """
+
+    def __init__(self, viewer: napari.Viewer, host: PluginHost, bridge: Bridge) -> None:
+        self.desk = Desk(host)
+        self.bench = Bench(viewer, self.desk)
+        self.bridge = bridge
+        bridge.run(self._run, name="desk")
+
+    async def _run(self) -> None:
+        try:
+            await self.desk.run()
+        finally:
+            await self.bench.aclose()
+
+
+def workplace_of(viewer: napari.Viewer, make_host: Callable[[], PluginHost] | None = None) -> Workplace:
+    """The workplace of a viewer, made when it is first asked for.
+
+    Parameters
+    ----------
+    viewer
+        Of napari.
+    make_host
+        Gives the plugins; None for all that are installed, with the settings of this process.
+    """
+    if viewer not in _workplaces:
+        host = make_host() if make_host is not None else PluginHost.discover(load_settings())
+        _workplaces[viewer] = Workplace(viewer, host, bridge_of_application())
+    return _workplaces[viewer]
+
+
+def bridge_of_application() -> Bridge:
+    """Trio's run in Qt's thread; as a guest it ends when the application is about to quit."""
+    application = QCoreApplication.instance()
+    assert application is not None, "napari makes one"
+    bridge = application.property(BRIDGE)
+    if not isinstance(bridge, Bridge) or not bridge.running:
+        bridge = Bridge()
+        bridge.start()
+        application.setProperty(BRIDGE, bridge)
+        application.aboutToQuit.connect(bridge.drain)
+    return bridge

@@ -1,0 +1,138 @@
+"""A desktop that is worked by clicks: what a user sees is found by name, and pressed."""
+
+import numpy as np
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QFileDialog, QLineEdit, QWidget
+
+
+class Desktop:
+    """A window of napari with our panel, and hands on its mouse and keyboard.
+
+    Attributes
+    ----------
+    viewer, panel
+        As `cryomamba_gui.qt.app` puts them together.
+    pump
+        Lets Qt take turns until something has come true.
+    """
+
+    def __init__(self, viewer, panel, pump):
+        self.viewer = viewer
+        self.panel = panel
+        self.pump = pump
+
+    @property
+    def bench(self):
+        return self.panel.workplace.bench
+
+    @property
+    def host(self):
+        return self.panel.workplace.desk.host
+
+    @property
+    def jobs(self):
+        return self.panel.workplace.desk.jobs
+
+    @property
+    def link(self):
+        return self.panel.workplace.desk.link
+
+    def find(self, name, kind=QWidget):
+        """The widget that is called so; it must be there."""
+        found = [widget for widget in QApplication.allWidgets() if widget.objectName() == f"cryomamba.{name}"]
+        found = [widget for widget in found if isinstance(widget, kind)]
+        assert found, f"there is no {kind.__name__} called {name}"
+        shown = [widget for widget in found if widget.isVisible()]
+        return (shown or found)[-1]
+
+    def text(self, name):
+        return self.find(name).text()
+
+    def click(self, name):
+        """Press a button, once it can be pressed, as a mouse does."""
+        self.pump(lambda: self.find(name, QAbstractButton).isEnabled())
+        button = self.find(name, QAbstractButton)
+        assert button.isVisible(), f"{name} is not to be seen"
+        QTest.mouseClick(button, Qt.MouseButton.LeftButton, pos=_spot(button))
+
+    def type(self, name, text):
+        """Write into a field, in the place of what was there."""
+        field = self.find(name)
+        assert field.isVisible(), f"{name} is not to be seen"
+        if isinstance(field, QComboBox):
+            field = field.lineEdit()
+        field.setFocus()
+        QTest.keyClick(field, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+        first, *more = text.split("\n")
+        QTest.keyClicks(field, first)
+        for line in more:
+            QTest.keyClick(field, Qt.Key.Key_Return)
+            QTest.keyClicks(field, line)
+
+    def turn_to(self, title):
+        """Press the tab that is called so."""
+        tabs = self.find("tabs")
+        titles = [tabs.tabText(index) for index in range(tabs.count())]
+        bar = tabs.tabBar()
+        QTest.mouseClick(bar, Qt.MouseButton.LeftButton, pos=bar.tabRect(titles.index(title)).center())
+        assert tabs.tabText(tabs.currentIndex()) == title
+
+    def choose(self, name, text):
+        """Choose an entry of a list, by keyboard."""
+        box = self.find(name, QComboBox)
+        box.setFocus()
+        QTest.keyClick(box, Qt.Key.Key_Home)
+        for _ in range(box.count()):
+            if box.currentText() == text:
+                return
+            QTest.keyClick(box, Qt.Key.Key_Down)
+        assert box.currentText() == text
+
+    def save_as(self, path):
+        """Answer the file dialog that has opened."""
+        dialog = self.find("home.dialog", QFileDialog)
+        self.pump(dialog.isVisible)
+        dialog.findChild(QLineEdit, "fileNameEdit").setText(str(path))
+        dialog.accept()
+
+    def open(self, path):
+        """Drop a file onto the window, as napari hands it on."""
+        self.viewer.open(str(path), plugin="cryomamba")
+        self.pump(lambda: self.bench.at(path) is not None)
+        return self.bench.at(path)
+
+    def connect(self, url, token=None):
+        """Connect with a server, with a token that is pasted."""
+        self.type("connect.address", url)
+        if token is None:
+            self.click("connect.go")
+        else:
+            self.click("connect.login")
+            self.type("dialog.token", token)
+            self.click("dialog.go")
+        self.pump(lambda: self.link.connected)
+
+    def paint(self, place, start, stop):
+        """Draw a stroke with napari's tool on the section in view, from one voxel (y, x) to another."""
+        canvas = self.viewer.window._qt_viewer.canvas.native
+        first, last = (self._on_canvas(canvas, place.tomogram.grid.position((0, *spot))[1:]) for spot in (start, stop))
+        left = Qt.MouseButton.LeftButton
+        QTest.mousePress(canvas, left, pos=first)
+        for part in range(1, 11):
+            QTest.mouseMove(canvas, first + (last - first) * part / 10)
+        QTest.mouseRelease(canvas, left, pos=last)
+
+    def _on_canvas(self, canvas, position):
+        """Where a position (y, x) in Å is on the canvas, in 2D."""
+        camera = self.viewer.scene.camera
+        y, x = (camera.zoom * (part - middle) for part, middle in zip(position, camera.center[-2:], strict=True))
+        return QPoint(round(canvas.width() / 2 + x), round(canvas.height() / 2 + y))
+
+    def picture(self):
+        """What the canvas shows, (height, width, RGBA)."""
+        return np.asarray(self.viewer.screenshot(canvas_only=True, flash=False))
+
+
+def _spot(button):
+    return QPoint(min(10, button.width() // 2), button.height() // 2)

@@ -1,0 +1,172 @@
+"""The whole of it, as its user works it: a window, and a server in a process of its own."""
+
+import os
+
+import engines
+import keyring
+import mrcfile
+import numpy as np
+import pytest
+import servers
+from desktops import Desktop
+from keyring.backends.fail import Keyring as NoKeyring
+
+from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
+from cryomamba_core.jobs import JobState
+from cryomamba_core.plugins import PluginHost
+from cryomamba_gui.qt.app import dock
+
+SHAPE = (24, 96, 112)
+VOXEL, ORIGIN = 8.0, (40.0, -80.0, 120.0)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Nothing of this computer's user is read or written."""
+    for name in [name for name in os.environ if name.startswith("CRYOMAMBA_")]:
+        monkeypatch.delenv(name)
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("CRYOMAMBA_CONFIG", "")
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    before = keyring.get_keyring()
+    keyring.set_keyring(NoKeyring())
+    yield
+    keyring.set_keyring(before)
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """The demo's kind of tomogram, small."""
+    return make_phantom(
+        PhantomParameters(shape=SHAPE, seed=3, organelles=0, vesicles=1, microtubules=1, ribosomes=6, actin_filaments=0)
+    ).tomogram
+
+
+@pytest.fixture
+def tomogram(tmp_path, phantom):
+    path = tmp_path / "tomo.mrc"
+    with mrcfile.new(path, data=phantom) as file:
+        file.voxel_size = VOXEL
+        file.header.origin = tuple(reversed(ORIGIN))
+    return path
+
+
+@pytest.fixture
+def server(tmp_path):
+    environment = {"PYTHONPATH": engines.install_strangers(tmp_path / "site")}
+    with servers.ServerProcess(tmp_path / "server", environment=environment) as server:
+        yield server
+
+
+@pytest.fixture
+def desktop(viewer, tmp_path, pump):
+    viewer.window.resize(1500, 950)
+    host = PluginHost.discover(engines.make_settings(tmp_path / "desktop"))
+    desktop = Desktop(viewer, dock(viewer, host), pump)
+    yield desktop
+    desktop.panel.workplace.bridge.drain()
+
+
+def test_from_a_tomogram_to_a_mask_taken_home(desktop, server, tomogram, phantom, tmp_path, pump):
+    place = desktop.open(tomogram)
+    np.testing.assert_allclose(place.stage.image.scale, [VOXEL] * 3)
+    np.testing.assert_allclose(place.stage.image.translate, ORIGIN)
+    assert "112 × 96 × 24" in desktop.text("tomogram.size")
+    assert "8 Å" in desktop.text("tomogram.voxel-size")
+    pump(lambda: place.tomogram.overview is not None and not place.works)
+
+    desktop.connect(server.url, server.token())
+    desktop.turn_to("Segment")
+    desktop.choose("segment.model", "threshold")
+    desktop.click("segment.plan")
+    pump(lambda: "tile" in desktop.text("sending.plan"))
+    desktop.click("sending.submit")
+    pump(lambda: place.mask is not None)
+    threshold = place.mask.array.copy()
+    expected = phantom >= phantom[threshold > 0].min()
+    np.testing.assert_array_equal(threshold, expected)  # every voxel from some grey value on: Otsu's
+
+    desktop.turn_to("Mask")
+    table = desktop.find("mask.labels")
+    assert table.item(0, 1).text() == f"{np.count_nonzero(threshold):,}"
+    assert table.item(0, 2).text().replace(",", "").startswith(f"{np.count_nonzero(threshold) * 0.512:.0f}"[:3])
+    desktop.click("mask.tool.paint")
+    desktop.paint(place, (20, 20), (60, 80))
+    edited = place.mask.array.copy()
+    section = desktop.viewer.dims.current_step[0]
+    assert np.count_nonzero(edited[section]) > np.count_nonzero(threshold[section])
+    np.testing.assert_array_equal(np.delete(edited, section, 0), np.delete(threshold, section, 0))
+    pump(lambda: table.item(0, 1).text() == f"{np.count_nonzero(edited):,}")
+
+    desktop.click("mask.undo")
+    np.testing.assert_array_equal(place.mask.array, threshold)
+    desktop.click("mask.redo")
+    np.testing.assert_array_equal(place.mask.array, edited)
+    pump(lambda: desktop.find("mask.note").isEnabled())
+    desktop.type("mask.note", "a stroke too many")
+    desktop.click("mask.verdict.needs-work")
+    pump(lambda: "kept" in desktop.text("mask.verdict-kept"))
+
+    desktop.click("home.export")
+    desktop.save_as(tmp_path / "home.mask.mrc")
+    pump(lambda: "wrote" in desktop.text("home.done"))
+    assert mrcfile.validate(tmp_path / "home.mask.mrc")
+    with mrcfile.open(tmp_path / "home.mask.mrc") as file:
+        np.testing.assert_array_equal(file.data, edited)
+        assert [float(file.header.origin[axis]) for axis in "zyx"] == list(ORIGIN)
+        assert [float(file.voxel_size[axis]) for axis in "zyx"] == [VOXEL] * 3
+    assert "needs-work" in (tmp_path / "home.mask.review.json").read_text()
+    assert not desktop.panel.workplace.desk.troubles.items
+
+
+def test_previews_lie_on_the_tomogram_while_the_job_runs(desktop, server, tomogram, phantom, tmp_path, pump):
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    place = submit_steps(desktop, server, tomogram, gate, pump)
+    engines.open_gate(gate, *range(10))
+    pump(lambda: place.item is not None and place.stage.preview.visible)
+    pump(lambda: len(place.stage.preview.data) == SHAPE[0] and np.any(place.stage.preview.data))
+    shown = np.flatnonzero(np.any(place.stage.preview.data, axis=(1, 2))).max()  # sections that it has by now
+    assert shown < 10
+    assert "provisional" in place.stage.preview.name
+    for index in np.ndindex(5, 5, 5):
+        z, y, x = (2 * part for part in index)
+        position = place.tomogram.grid.position((z, y, x))
+        spot = np.round(place.stage.preview.world_to_data(position)).astype(int)
+        assert bool(place.stage.preview.data[tuple(spot)]) == (z <= shown and phantom[z, y, x] > 0)
+    engines.open_gate(gate, *range(SHAPE[0]))
+    pump(lambda: place.mask is not None)
+    np.testing.assert_array_equal(place.mask.array, phantom > 0)
+    assert place.stage.mask.visible
+    assert not place.stage.preview.visible
+
+
+def test_a_server_that_is_killed_and_comes_back_goes_on_in_the_window(desktop, server, tomogram, tmp_path, pump):
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    place = submit_steps(desktop, server, tomogram, gate, pump)
+    engines.open_gate(gate, *range(6))
+    pump(lambda: place.stage.preview.visible)
+    desktop.turn_to("Jobs")
+    server.kill()
+    pump(lambda: "does not answer" in desktop.text("connect.state"))
+    assert place.stage.preview.visible, "what is there is kept"
+    server.restart()
+    pump(lambda: desktop.link.connected)
+    engines.open_gate(gate, *range(SHAPE[0]))
+    pump(lambda: place.mask is not None)
+    assert [item.state for item in desktop.jobs.items] == [JobState.COMPLETED]
+
+
+def submit_steps(desktop, server, tomogram, gate, pump):
+    """Submit a job of the runner that waits for its gate, and wait until it runs."""
+    place = desktop.open(tomogram)
+    desktop.connect(server.url, server.token())
+    desktop.turn_to("Segment")
+    desktop.choose("segment.model", "steps")
+    pump(lambda: desktop.find("form.free").isVisible())
+    desktop.type("form.free", f"gate={gate}\ndepth=1")  # the desktop does not have this runner
+    desktop.click("segment.submit")
+    pump(lambda: place.item is not None and place.item.state.active)
+    return place

@@ -1,0 +1,87 @@
+"""``cryomamba gui`` as a program: what it leaves behind when its window is closed, and finds when it is opened."""
+
+import os
+import subprocess
+import sys
+
+import engines
+import mrcfile
+import numpy as np
+import psutil
+import pytest
+import servers
+
+#: Words of Qt and napari on standard error that are not about what we do.
+NOISE = ("QStandardPaths", "napari support for the PyQt5 backend", "get_system_theme", "System theme detection")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of a user who has nothing yet."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CRYOMAMBA_", "XDG_"))}
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    return {
+        **kept,
+        "HOME": str(tmp_path / "home"),
+        "XDG_RUNTIME_DIR": str(runtime),
+        "NAPARI_CONFIG": "",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+        "PYTHONPATH": engines.install_strangers(tmp_path / "site"),
+    }
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    path = tmp_path / "tomo.mrc"
+    with mrcfile.new(path, data=np.random.default_rng(1).normal(size=(12, 40, 50)).astype(np.float32)) as file:
+        file.voxel_size = 8.0
+    return path
+
+
+@pytest.fixture
+def gate(tmp_path):
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    return gate
+
+
+def drive(deed, tmp_path, tomogram, url, gate, environment, token=""):
+    """Run the desktop; what it printed, and what it said on standard error that is not noise."""
+    ended = subprocess.run(
+        [sys.executable, str(engines.TESTS / "driven_desktop.py"), deed, tmp_path / "desktop", tomogram, url, gate],
+        env={**environment, **({"CRYOMAMBA_TOKEN": token} if token else {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    said = [line for line in ended.stderr.splitlines() if line and not any(word in line for word in NOISE)]
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.split(), said
+
+
+def test_a_window_that_is_closed_leaves_nothing(tmp_path, tomogram, gate, environment):
+    before = {process.pid for process in psutil.process_iter()}
+    printed, said = drive("open_and_leave", tmp_path, tomogram, "local:", gate, environment)
+    assert (printed, said) == (["open"], [])
+    mine = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in before]
+    assert not [process for process in mine if str(tmp_path) in " ".join(process.info["cmdline"] or ())]
+
+
+def test_a_job_on_a_server_goes_on_without_the_window_and_is_there_in_the_next(tmp_path, tomogram, gate, environment):
+    with servers.ServerProcess(tmp_path / "server", environment=environment) as server:
+        token = server.token()
+        printed, said = drive("submit_and_leave", tmp_path, tomogram, server.url, gate, environment, token)
+        assert (printed, said) == (["active"], [])
+        assert engines.workers_of(server.data_dir), "it goes on"
+        printed, said = drive("come_back", tmp_path, tomogram, server.url, gate, environment, token)
+        assert (printed, said) == (["active", "mask"], [])
+
+
+def test_a_job_on_this_computer_is_there_in_the_next_window(tmp_path, tomogram, gate, environment):
+    printed, said = drive("submit_and_leave", tmp_path, tomogram, "local:", gate, environment)
+    assert (printed, said) == (["active"], [])
+    printed, said = drive("come_back", tmp_path, tomogram, "local:", gate, environment)
+    assert (printed, said) == (["active", "mask"], [])
+    assert not engines.workers_of(tmp_path / "desktop")
