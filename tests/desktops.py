@@ -58,8 +58,8 @@ class Desktop:
 
     def type(self, name, text):
         """Write into a field, in the place of what was there."""
+        self.pump(lambda: self.find(name).isVisible())
         field = self.find(name)
-        assert field.isVisible(), f"{name} is not to be seen"
         if isinstance(field, QComboBox):
             field = field.lineEdit()
         field.setFocus()

@@ -7,8 +7,10 @@
 The token is in ``CRYOMAMBA_TOKEN``. What has come true is printed, a word a line.
 """
 
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import napari
@@ -74,7 +76,11 @@ def drive(deed, tomogram, gate):
     """Find the window that the command has opened, do the deed, and close it as its user does."""
     pump(lambda: any(widget.objectName() == "cryomamba.panel" and widget.isVisible() for widget in _widgets()))
     [panel] = [widget for widget in _widgets() if widget.objectName() == "cryomamba.panel"]
-    DEEDS[deed](Desktop(napari.current_viewer(), panel, pump), tomogram, gate)
+    try:
+        DEEDS[deed](Desktop(napari.current_viewer(), panel, pump), tomogram, gate)
+    except BaseException:  # noqa: BLE001  # Qt would go on
+        traceback.print_exc()
+        os._exit(1)
     panel.window().close()
 
 

@@ -165,7 +165,6 @@ def submit_steps(desktop, server, tomogram, gate, pump):
     desktop.connect(server.url, server.token())
     desktop.turn_to("Segment")
     desktop.choose("segment.model", "steps")
-    pump(lambda: desktop.find("form.free").isVisible())
     desktop.type("form.free", f"gate={gate}\ndepth=1")  # the desktop does not have this runner
     desktop.click("segment.submit")
     pump(lambda: place.item is not None and place.item.state.active)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import servers
 
-#: Words of Qt and napari on standard error that are not about what we do.
+#: Words of Qt and napari that are not about what we do.
 NOISE = ("QStandardPaths", "napari support for the PyQt5 backend", "get_system_theme", "System theme detection")
 
 
@@ -56,9 +56,12 @@ def drive(deed, tmp_path, tomogram, url, gate, environment, token=""):
         timeout=240,
         check=False,
     )
-    said = [line for line in ended.stderr.splitlines() if line and not any(word in line for word in NOISE)]
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout.split(), said
+    return _without_noise(ended.stdout), _without_noise(ended.stderr)
+
+
+def _without_noise(text):
+    return [line for line in text.splitlines() if line and not any(word in line for word in NOISE)]
 
 
 def test_a_window_that_is_closed_leaves_nothing(tmp_path, tomogram, gate, environment):
