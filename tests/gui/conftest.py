@@ -7,10 +7,13 @@ import os
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import keyring
 import pytest
 import trio
+from keyring.backends.fail import Keyring as NoKeyring
 
 if TYPE_CHECKING:
     import napari
@@ -37,6 +40,21 @@ def pytest_configure(config: pytest.Config) -> None:
     for message, category in IGNORED:
         config.addinivalue_line("filterwarnings", f"ignore:{message}:{category.__name__}")  # for tests
         warnings.filterwarnings("ignore", message, category)  # for the modules that are collected
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of this computer's user is read or written."""
+    for name in [name for name in os.environ if name.startswith("CRYOMAMBA_")]:
+        monkeypatch.delenv(name)
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("CRYOMAMBA_CONFIG", "")
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    before = keyring.get_keyring()
+    keyring.set_keyring(NoKeyring())
+    yield
+    keyring.set_keyring(before)
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 """The whole of it, as its user works it: a window, and a server in a process of its own."""
 
-import os
-
 import engines
-import keyring
 import mrcfile
 import numpy as np
 import pytest
 import servers
 from desktops import Desktop
-from keyring.backends.fail import Keyring as NoKeyring
 
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
 from cryomamba_core.jobs import JobState
@@ -18,21 +14,6 @@ from cryomamba_gui.qt.app import dock
 
 SHAPE = (24, 96, 112)
 VOXEL, ORIGIN = 8.0, (40.0, -80.0, 120.0)
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """Nothing of this computer's user is read or written."""
-    for name in [name for name in os.environ if name.startswith("CRYOMAMBA_")]:
-        monkeypatch.delenv(name)
-    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("CRYOMAMBA_CONFIG", "")
-    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
-    before = keyring.get_keyring()
-    keyring.set_keyring(NoKeyring())
-    yield
-    keyring.set_keyring(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
@@ -161,19 +161,24 @@ class ParameterField(QWidget):
         As it is described.
     editor
         The widget with the value.
+    read, write
+        Get the value of the editor as a user would write it, and put one into it.
 
     Attributes
     ----------
     changed
-        Emitted when the value was edited, or filled in.
+        Emitted when the value was edited, or filled in: whoever makes the editor connects it.
     label, editor
         The name, and the value.
     """
 
     changed = Signal()
 
-    def __init__(self, parameter: Parameter, editor: QWidget) -> None:
+    def __init__(
+        self, parameter: Parameter, editor: QWidget, *, read: Callable[[], str], write: Callable[[str], None]
+    ) -> None:
         super().__init__()
+        self._read, self._write = read, write
         name = f"form.{parameter.name}"
         self.parameter = parameter
         empty = parameter.default is None and not parameter.choices
@@ -207,11 +212,11 @@ class ParameterField(QWidget):
 
     def text(self) -> str:
         """The value as the user has written it."""
-        raise NotImplementedError
+        return self._read()
 
     def show_text(self, text: str) -> None:
         """Put a value into the field."""
-        raise NotImplementedError
+        self._write(text)
 
     @property
     def differs(self) -> bool:
@@ -240,60 +245,44 @@ class ParameterField(QWidget):
         return f"{about[:1].upper()}{about[1:]}. {default}." if about else f"{default}."
 
 
-class _Switch(ParameterField):
-    """True or false."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self._box = QCheckBox(parameter.name)
-        super().__init__(parameter, self._box)
-        self._box.toggled.connect(lambda _: self.changed.emit())
-
-    def text(self) -> str:
-        return format_value(self._box.isChecked())
-
-    def show_text(self, text: str) -> None:
-        self._box.setChecked(text == format_value(True))  # noqa: FBT003  # a value, not an option
-
-
-class _Choice(ParameterField):
-    """One of a few values."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self._list = QComboBox()
-        self._list.addItems(parameter.choices)
-        self._list.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self._list.setMinimumContentsLength(min(12, max(map(len, parameter.choices))))
-        super().__init__(parameter, self._list)
-        self._list.currentTextChanged.connect(lambda _: self.changed.emit())
-
-    def text(self) -> str:
-        return self._list.currentText()
-
-    def show_text(self, text: str) -> None:
-        self._list.setCurrentText(text)
-
-
-class _Line(ParameterField):
-    """Anything else, as it is written on a command line."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self._line = QLineEdit()
-        self._line.setPlaceholderText(NONE if parameter.default is None else parameter.type_name)
-        self._line.setMinimumWidth(1)
-        super().__init__(parameter, self._line)
-        self._line.textChanged.connect(lambda _: self.changed.emit())
-
-    def text(self) -> str:
-        return self._line.text()
-
-    def show_text(self, text: str) -> None:
-        self._line.setText(text)
-
-
 def _field_of(parameter: Parameter) -> ParameterField:
     if parameter.kind is bool:
-        return _Switch(parameter)
-    return _Choice(parameter) if parameter.choices else _Line(parameter)
+        return _switch(parameter)
+    return _choice(parameter) if parameter.choices else _line(parameter)
+
+
+def _switch(parameter: Parameter) -> ParameterField:
+    """True or false."""
+    box = QCheckBox(parameter.name)
+    field = ParameterField(
+        parameter,
+        box,
+        read=lambda: format_value(box.isChecked()),
+        write=lambda text: box.setChecked(text == format_value(True)),  # noqa: FBT003  # a value, not an option
+    )
+    box.toggled.connect(lambda _: field.changed.emit())
+    return field
+
+
+def _choice(parameter: Parameter) -> ParameterField:
+    """One of a few values."""
+    values = QComboBox()
+    values.addItems(parameter.choices)
+    values.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    values.setMinimumContentsLength(min(12, max(map(len, parameter.choices))))
+    field = ParameterField(parameter, values, read=values.currentText, write=values.setCurrentText)
+    values.currentTextChanged.connect(lambda _: field.changed.emit())
+    return field
+
+
+def _line(parameter: Parameter) -> ParameterField:
+    """Anything else, as it is written on a command line."""
+    line = QLineEdit()
+    line.setPlaceholderText(NONE if parameter.default is None else parameter.type_name)
+    line.setMinimumWidth(1)
+    field = ParameterField(parameter, line, read=line.text, write=line.setText)
+    line.textChanged.connect(lambda _: field.changed.emit())
+    return field
 
 
 def _free_text() -> QPlainTextEdit:

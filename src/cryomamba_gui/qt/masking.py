@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QPushButton, QScrollArea, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QPushButton, QSlider, QVBoxLayout, QWidget
 
 from cryomamba_core.jobs import JobState
 from cryomamba_core.wording import percent
 from cryomamba_gui.masks.keeping import revert_mask
+from cryomamba_gui.qt.folding import scrolled
 from cryomamba_gui.qt.label_table import LabelTable
 from cryomamba_gui.qt.painting import ToolBox
 from cryomamba_gui.qt.pieces import DOCUMENT_MARGIN, ElidedLabel, ErrorNote, ProgressRow, alive, hear, named, wrapped
@@ -77,12 +78,8 @@ class MaskTab(QWidget):
         self._away = _box("Take home", self._home)
         whole.addWidget(self._away)
         whole.addStretch()
-        area = named(QScrollArea(), "mask.area")
-        area.setWidgetResizable(True)
-        area.setFrameShape(QScrollArea.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area = named(scrolled(inside), "mask.area")
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        area.setWidget(inside)
         layout = QVBoxLayout(self)
         layout.addWidget(self._file)
         layout.addWidget(self._state)

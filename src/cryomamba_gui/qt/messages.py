@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QPlainTextEdit,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -19,6 +18,7 @@ from qtpy.QtWidgets import (
 
 from cryomamba_core.wording import moment, plural
 from cryomamba_gui.desk.words import harmless
+from cryomamba_gui.qt.folding import scrolled
 from cryomamba_gui.qt.pieces import ElidedLabel, ErrorNote, copy, fixed_pitch, hear, named, wrapped
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class MessageBar(QWidget):
         self._list.setContentsMargins(0, 0, 0, 0)
         self._list.addStretch()
         inside.installEventFilter(self)
-        self._area = named(QScrollArea(), "messages.list")
-        self._area.setFrameShape(QFrame.Shape.NoFrame)
-        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._area.setWidgetResizable(True)
-        self._area.setWidget(inside)
+        self._area = named(scrolled(inside), "messages.list")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(top)

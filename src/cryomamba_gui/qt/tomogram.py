@@ -14,12 +14,11 @@ from qtpy.QtWidgets import (
     QLabel,
     QMenu,
     QPushButton,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
-from cryomamba_gui.qt.folding import discard
+from cryomamba_gui.qt.folding import discard, scrolled
 from cryomamba_gui.qt.histogram import HistogramView
 from cryomamba_gui.qt.pieces import (
     DOCUMENT_MARGIN,
@@ -84,12 +83,8 @@ class TomogramTab(QWidget):
         for widget in (self._nothing, self._warnings, self._refusal, self._voxel_size, self._rows, self._histogram):
             column.addWidget(widget)
         column.addStretch()
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setFrameShape(QScrollArea.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area = scrolled(inside)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        area.setWidget(inside)
         layout = QVBoxLayout(self)
         layout.addLayout(buttons)
         layout.addWidget(self._progress)

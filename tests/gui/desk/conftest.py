@@ -1,16 +1,13 @@
 """What one window works with, without a window: desks and links of a test's own, and real servers."""
 
-import os
 from contextlib import asynccontextmanager
 from functools import partial
 
 import engines
-import keyring
 import numpy as np
 import pytest
 import servers
 import trio
-from keyring.backends.null import Keyring as ForgetfulKeyring
 
 from cryomamba_core.plugins import PluginHost
 from cryomamba_gui.desk.attendance import next_news
@@ -26,20 +23,10 @@ HASTY = Pace(ping=0.1, answer=20, first_pause=0.05, longest_pause=0.2)
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """Nothing of this computer's user is read or written; workers find the strangers."""
-    for name in [name for name in os.environ if name.startswith("CRYOMAMBA_")]:
-        monkeypatch.delenv(name)
-    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("CRYOMAMBA_CONFIG", "")
-    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+def strangers_installed(tmp_path, monkeypatch):
+    """Workers and desks find the strangers."""
     monkeypatch.setenv("PYTHONPATH", engines.install_strangers(tmp_path / "site"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    before = keyring.get_keyring()
-    keyring.set_keyring(ForgetfulKeyring())
-    yield
-    keyring.set_keyring(before)
 
 
 @pytest.fixture

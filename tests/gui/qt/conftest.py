@@ -1,15 +1,12 @@
 """Widgets at a real desk, with nothing of this computer's user."""
 
-import os
 from types import SimpleNamespace
 
 import engines
-import keyring
 import mrcfile
 import numpy as np
 import pytest
 import servers
-from keyring.backends.fail import Keyring as NoKeyring
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QWidget
 
@@ -20,21 +17,6 @@ from cryomamba_gui.qt.bridge import Bridge
 
 #: Milliseconds in which what is waited for must come true, on a busy machine.
 PATIENCE = 60_000
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """Nothing of this computer's user is read or written."""
-    for name in [name for name in os.environ if name.startswith("CRYOMAMBA_")]:
-        monkeypatch.delenv(name)
-    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("CRYOMAMBA_CONFIG", "")
-    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
-    before = keyring.get_keyring()
-    keyring.set_keyring(NoKeyring())
-    yield
-    keyring.set_keyring(before)
 
 
 @pytest.fixture
