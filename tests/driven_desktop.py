@@ -4,7 +4,8 @@
 
     python driven_desktop.py DEED DATA_DIR TOMOGRAM URL GATE
 
-The token is in ``CRYOMAMBA_TOKEN``. What has come true is printed, a word a line.
+With ``napari`` in the place of the address, it is the command ``napari`` with our panel. The token is in
+``CRYOMAMBA_TOKEN``. What has come true is printed, a word a line.
 """
 
 import os
@@ -88,14 +89,29 @@ def _widgets():
     return QApplication.allWidgets()
 
 
+def run_our_command(data_dir, tomogram, url):
+    """``cryomamba gui``."""
+    return main(["--data-dir", data_dir, "gui", tomogram, "--connect", url])
+
+
+def run_napari(data_dir, tomogram, _):
+    """``napari`` with our panel, as somebody starts it who has installed the plugin."""
+    from napari.__main__ import _run
+
+    os.environ["CRYOMAMBA_DATA_DIR"] = data_dir
+    sys.argv = ["napari", "--with", "cryomamba", "--", tomogram]
+    _run()
+    return 0
+
+
 if __name__ == "__main__":
     deed, data_dir, tomogram, url, gate = sys.argv[1:]
     get_qapp()
     run = napari.run
 
-    def run_driven():
+    def run_driven(**how):
         QTimer.singleShot(0, lambda: drive(deed, Path(tomogram), Path(gate)))
-        run()
+        run(**how)
 
     napari.run = run_driven  # the window is there, and its user begins
-    sys.exit(main(["--data-dir", data_dir, "gui", tomogram, "--connect", url]))
+    sys.exit((run_napari if url == "napari" else run_our_command)(data_dir, tomogram, url))

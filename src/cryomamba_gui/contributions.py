@@ -1,4 +1,4 @@
-"""What napari finds of CryoMamba: the panel, and a reader that opens tomograms lazily."""
+"""The reader that napari finds of CryoMamba: it opens tomograms lazily."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import napari
-
     from cryomamba_core.plugins import PluginHost
-    from cryomamba_gui.qt.panel import Panel
 
 #: What a reader of napari's returns that has shown the file itself.
 SHOWN = [(None,)]
-
-
-def open_panel(napari_viewer: napari.Viewer) -> Panel:
-    """The panel, for a viewer that it is docked into."""
-    from cryomamba_gui.qt.panel import Panel
-    from cryomamba_gui.qt.workplace import workplace_of
-
-    return Panel(napari_viewer, workplace_of(napari_viewer))
 
 
 def reader_for(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[Any]] | None:

@@ -72,6 +72,11 @@ def test_a_window_that_is_closed_leaves_nothing(tmp_path, tomogram, gate, enviro
     assert not [process for process in mine if str(tmp_path) in " ".join(process.info["cmdline"] or ())]
 
 
+def test_a_napari_of_its_own_command_opens_tomograms_and_has_the_panel(tmp_path, tomogram, gate, environment):
+    printed, said = drive("open_and_leave", tmp_path, tomogram, "napari", gate, environment)
+    assert (printed, said) == (["open"], [])
+
+
 def test_a_job_on_a_server_goes_on_without_the_window_and_is_there_in_the_next(tmp_path, tomogram, gate, environment):
     with servers.ServerProcess(tmp_path / "server", environment=environment) as server:
         token = server.token()

@@ -14,6 +14,7 @@ from cryomamba_gui.qt.messages import MessageBar
 from cryomamba_gui.qt.pieces import named
 from cryomamba_gui.qt.segmenting import SegmentTab
 from cryomamba_gui.qt.tomogram import TomogramTab
+from cryomamba_gui.qt.workplace import workplace_of
 
 if TYPE_CHECKING:
     import napari
@@ -64,3 +65,17 @@ class Panel(QWidget):
         for index in range(self._tabs.count()):
             if self._tabs.tabText(index) == title:
                 self._tabs.setCurrentIndex(index)
+
+
+class DockedPanel(Panel):
+    """The panel in a napari of somebody else.
+
+    Parameters
+    ----------
+    napari_viewer
+        As napari hands it to a widget of a plugin, which it knows by this name: behind a proxy.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        super().__init__(viewer, workplace_of(viewer))
