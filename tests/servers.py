@@ -141,13 +141,22 @@ class ServerProcess:
 
     def wait_ready(self):
         """Wait until it listens."""
-        deadline = time.monotonic() + engines.DEADLINE
-        while (note := self.note()) is None or note["pid"] != self.process.pid:
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.log.read_text()}"
-            assert time.monotonic() < deadline, f"it does not listen: {self.log.read_text()}"
-            time.sleep(0.02)
+        self._wait_until(lambda: (self.note() or {}).get("pid") == self.process.pid)
+        note = self.note()
         self.url, self.fingerprint = note["url"], note["fingerprint"]
         self.port = int(self.url.rpartition(":")[2])
+
+    def greeting(self):
+        """What it prints once it listens."""
+        self._wait_until(lambda: "stop with Ctrl-C" in self.out.read_text())
+        return self.out.read_text()
+
+    def _wait_until(self, happened):
+        deadline = time.monotonic() + engines.DEADLINE
+        while not happened():
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"it does not get ready: {self.log.read_text()}"
+            time.sleep(0.02)
 
     def note(self):
         """What stands in ``server.json``, None if it is not there."""

@@ -38,6 +38,8 @@ class Turns:
         self._under_way = 0
         self._not_before = -math.inf
         self._apart = 0.0
+        self._room = math.inf
+        self._room_at = -math.inf
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -65,11 +67,17 @@ class Turns:
         if status == TOO_EARLY:
             self._not_before = max(self._not_before, now + delay)
             self._apart = pause or self._apart
-        elif "r" in said and int(said["r"]) <= self._under_way + self._waiting:
+        elif "r" in said and self._left(int(said["r"]), now, pause) <= self._under_way + self._waiting:
             self._apart = pause
             self._not_before = max(self._not_before, now + pause)
         else:
             self._apart = 0.0
+
+    def _left(self, said: int, now: float, pause: float) -> float:
+        """How many may ask at once: answers overtake each other, but there cannot be more room than has come back."""
+        back = (now - self._room_at) / pause if pause else math.inf
+        self._room, self._room_at = min(float(said), self._room + back), now
+        return self._room
 
     async def _wait(self) -> None:
         if not self._waiting and trio.current_time() >= self._not_before:

@@ -184,7 +184,7 @@ class Place:
             self._desk.soon(partial(self._keep, mask), name=f"saving the edits of {self.path.name}"),
             self._desk.soon(self.measures.run, name=f"measuring the mask of {self.path.name}"),
         ]
-        self.changed.emit()
+        await trio.lowlevel.checkpoint()  # Qt draws the mask before the widgets hear of it, when this work has ended
 
     async def _keep(self, mask: EditedMask) -> None:
         """Save a mask as long as it is shown, and close it then, once nobody works at it any more."""
