@@ -32,6 +32,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from cryomamba_backends.filesystem.direct import write_all
 from cryomamba_backends.filesystem.folders import (
     AREAS,
     DIGESTS,
@@ -92,7 +93,7 @@ class FilesystemStorage(Storage):
                     set_aside(content, size)
                     os.fsync(content)
                 with _closing(os.open(f"{identity}.json", _NEW, 0o644, dir_fd=folder)) as note:
-                    _write_all(note, dump_json(_OpenWrite(key=key, size=size)).encode(), 0)
+                    write_all(note, dump_json(_OpenWrite(key=key, size=size)).encode(), 0)
                     os.fsync(note)
             os.fsync(folder)
         self._running[identity] = RunningDigest()
@@ -112,11 +113,11 @@ class FilesystemStorage(Storage):
                     return
                 if running is None:
                     os.close(os.open(f"{identity}.shared", _MARK, 0o644, dir_fd=folder))
-                    _write_all(content, view, offset)
+                    write_all(content, view, offset)
                     _sync_data(content)
                     return
                 with running.writing(offset, len(view)):
-                    _write_all(content, view, offset)
+                    write_all(content, view, offset, past_cache=True)
                 _sync_data(content)
                 running.advance(content, offset, view)
 
@@ -320,7 +321,7 @@ class FilesystemStorage(Storage):
             _removed_on_error(source, partial),
         ):
             with _closing(os.open(partial, _NEW, 0o644, dir_fd=source)) as file:
-                _write_all(file, text.encode(), 0)
+                write_all(file, text.encode(), 0)
             os.replace(partial, _digest_name(key), src_dir_fd=source, dst_dir_fd=folder)
 
     def _keys(self, parts: tuple[str, ...], prefix: str) -> Iterator[str]:
@@ -398,7 +399,7 @@ def _digest_of(source: int, *, copy_to: int | None = None) -> str:
     while piece := os.pread(source, CHUNK, offset):
         digest.update(piece)
         if copy_to is not None:
-            _write_all(copy_to, piece, offset)
+            write_all(copy_to, piece, offset)
         offset += len(piece)
     return digest.hexdigest()
 
@@ -409,13 +410,6 @@ def _open_source(path: Path) -> int:
             return open_file(folder, path.name)
     except (UnknownObject, OSError) as error:
         raise MissingFile(f"{path} cannot be read: {error}", hint="only regular files can be stored") from error
-
-
-def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _sync_data(descriptor: int) -> None:

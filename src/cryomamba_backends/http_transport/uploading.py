@@ -200,21 +200,20 @@ class Upload:
         self._durable = sum(_size(status, int(index)) for index in status.digests)
         self._travelling = Counter()
         self._tell_known(self._durable, status.size)
-        sha256 = None
+        sha256, liked = None, trio.Event()
         with first_error():
             async with trio.open_nursery() as nursery:
                 for index in range(status.part_count):
                     part = await trio.to_thread.run_sync(source.read, index, status.part_size)
                     sha256 = part.sha256 if status.part_count == 1 else None
                     there = status.digests.get(str(index))
+                    if there not in (None, part.sha256):
+                        raise _StartOver(f"part {index} is not what the server has of it")
+                    if there is None and index > 0 and "0" not in status.digests:
+                        await liked.wait()  # the readers look at part 0: the others stay if they do not like it
                     if there is None:
                         await pace.enter()
-                        if index == 0:  # the readers look at it: the others need not travel if they do not like it
-                            await self._send_part(pace, status, part)
-                            continue
-                        nursery.start_soon(self._send_part, pace, status, part)
-                    elif there != part.sha256:
-                        raise _StartOver(f"part {index} is not what the server has of it")
+                        nursery.start_soon(self._send_part, pace, status, part, liked if index == 0 else None)
         await trio.to_thread.run_sync(source.check)
         return sha256
 
@@ -225,7 +224,7 @@ class Upload:
             await trio.to_thread.run_sync(source.add_to, digest, start, start + part_size)
         return digest.hexdigest()
 
-    async def _send_part(self, pace: Pace, status: UploadStatus, part: Part) -> None:
+    async def _send_part(self, pace: Pace, status: UploadStatus, part: Part, arrived: trio.Event | None = None) -> None:
         for resent in range(RESENT + 1):
             try:
                 reply = await self._connection.request(
@@ -252,6 +251,8 @@ class Upload:
             raise UploadError(f"the server acknowledged another part than part {part.index}")
         pace.leave(part.size)
         self._arrived(part, status)
+        if arrived is not None:
+            arrived.set()
 
     def _travelled(self, index: int, size: int, done: int) -> None:
         """Note how many bytes of a part the socket has taken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -29,7 +30,7 @@ class Slot:
     def __init__(self, owner: str, length: int) -> None:
         self.owner = owner
         self.length = length
-        self.buffer: bytearray | None = None
+        self.buffer: mmap.mmap | None = None
         self.given = trio.Event()
         self.view: memoryview = memoryview(b"")
         self._coming = trio.CancelScope()
@@ -71,7 +72,7 @@ class PartSlots:
 
     def __init__(self, count: int, size: int) -> None:
         self._size = size
-        self._free: list[bytearray] = []
+        self._free: list[mmap.mmap] = []
         self._unmade = count
         self._most = max(1, count - 1)
         self._given: dict[Slot, None] = {}
@@ -93,7 +94,7 @@ class PartSlots:
             await self._wait(slot)
             assert slot.buffer is not None
             if len(slot.buffer) < length:  # of an upload that began when parts were larger
-                slot.buffer.extend(bytes(length - len(slot.buffer)))
+                slot.buffer = _memory(length)
             with memoryview(slot.buffer) as whole, whole[:length] as slot.view:
                 yield slot
         finally:
@@ -132,6 +133,11 @@ class PartSlots:
         able = [slot for slot in self._waiting if held[slot.owner] < self._most]
         return min(able, key=lambda slot: held[slot.owner], default=None)
 
-    def _make(self) -> bytearray:
+    def _make(self) -> mmap.mmap:
         self._unmade -= 1
-        return bytearray(self._size)
+        return _memory(self._size)
+
+
+def _memory(size: int) -> mmap.mmap:
+    """Memory that starts at a page boundary, so that a disk can take a part from where it lies."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

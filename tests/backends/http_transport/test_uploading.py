@@ -306,8 +306,8 @@ async def test_memory_holds_only_the_parts_that_travel(server, session_with, wri
         most.append(len(alive))
         return read(self, index, part_size)
 
-    async def counted_send(self, pace, status, part):
-        await send(self, pace, status, part)
+    async def counted_send(self, pace, status, part, arrived):
+        await send(self, pace, status, part, arrived)
         alive.discard(part.index)
 
     monkeypatch.setattr(SourceFile, "read", counted_read)
