@@ -107,7 +107,7 @@ def _tell_the_story(desktop: Any, server: Any, tomogram: Path, shoot: Callable[[
     desktop.find("jobs.table").selectRow(0)
     desktop.viewer.dims.set_current_step(0, SECTION)
     shoot("preview")
-    _pump(lambda: place.mask is not None)
+    _pump(lambda: place.mask is not None and not place.works)
     desktop.turn_to("Mask")
     desktop.viewer.dims.set_current_step(0, place.tomogram.grid.shape[0] // 2)
     shoot("mask")

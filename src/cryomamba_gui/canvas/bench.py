@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ class Bench:
         self._viewer = viewer
         self._desk = desk
         self._places: dict[Path, Place] = {}
+        self._leaving: list[Place] = []
         self._coming: dict[Path, trio.CancelScope] = {}
         self._wanted: dict[Path, JobItem] = {}
         self._current: Place | None = None
@@ -119,7 +121,8 @@ class Bench:
         if self._places.pop(place.path, None) is None:
             return
         place.stage.remove()
-        self._desk.soon(place.aclose, name=f"closing {place.path.name}")
+        self._leaving.append(place)
+        self._desk.soon(partial(self._see_off, place), name=f"closing {place.path.name}")
         self.left.emit(place)
         if self._current is place:
             self._choose(next(reversed(self._places.values()), None))
@@ -128,15 +131,21 @@ class Bench:
         """Save what is edited and give back what is held open; the layers are left to the window."""
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         self._viewer.layers.selection.events.active.disconnect(self._layer_chosen)
-        for place in self._places.values():
+        for place in (*self._leaving, *self._places.values()):
             await place.aclose()
+        self._leaving.clear()
         self._places.clear()
+
+    async def _see_off(self, place: Place) -> None:
+        await place.aclose()
+        self._leaving.remove(place)
 
     async def _open(self, path: Path, voxel_size: Vector3 | None) -> None:
         try:
             tomogram = await trio.to_thread.run_sync(
                 lambda: Tomogram.open(self._desk.host, path, voxel_size=voxel_size), abandon_on_cancel=False
             )
+            stage = await self._make_stage(tomogram)
         except UnusableVoxelSize as error:
             self._wanted.pop(path, None)
             self.refused.emit(path, ErrorInfo.of(error))
@@ -150,7 +159,8 @@ class Bench:
         before = self._places.get(path)
         if before is not None:
             self.close(before)
-        place = Place(tomogram, Stage(self._viewer, tomogram), self._desk, voxel_size=voxel_size)
+        stage.appear()
+        place = Place(tomogram, stage, self._desk, voxel_size=voxel_size)
         self._places[path] = place
         self._desk.history.remember_file(path)
         place.begin()
@@ -161,6 +171,21 @@ class Bench:
             if item.path == path:
                 place.take(item)
                 break
+
+    async def _make_stage(self, tomogram: Tomogram) -> Stage:
+        """A stage that has not appeared yet: what napari does for its first layer is laid in turns before it."""
+        stage = None
+        try:
+            self._viewer.dims.ndim = max(3, self._viewer.dims.ndim)  # the sliders
+            await trio.lowlevel.checkpoint()
+            stage = Stage(self._viewer, tomogram)
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            if stage is not None:
+                stage.remove()
+            tomogram.close()
+            raise
+        return stage
 
     def _take_item(self, item: JobItem) -> None:
         """Show what a job has made, where its tomogram lies open: the newest job is shown."""

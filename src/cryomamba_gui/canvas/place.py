@@ -14,6 +14,7 @@ from cryomamba_core.jobs import JobState
 from cryomamba_core.labels import Label
 from cryomamba_gui.canvas.bell import Bell
 from cryomamba_gui.canvas.previewing import PreviewFeed
+from cryomamba_gui.canvas.turns import one_by_one
 from cryomamba_gui.masks.keeping import keep_saved
 from cryomamba_gui.masks.mask import EditedMask
 from cryomamba_gui.masks.measures import Measures
@@ -93,7 +94,7 @@ class Place:
         self._desk = desk
         self._works: list[Work] = []
         self._fetching: Work | None = None
-        self._feed = PreviewFeed(stage.show_preview)
+        self._feed = PreviewFeed(stage.preview_steps)
         self._tasks: list[trio.CancelScope] = []
         self._mask_tasks: list[trio.CancelScope] = []
         self._failure: ErrorInfo | None = None
@@ -177,14 +178,13 @@ class Place:
             mask.close()
             return
         self._feed.forget()
-        self.stage.show_mask(mask)
         self.mask, self.manifest = mask, manifest
         self.measures = Measures(mask, manifest.run.statistics)
         self._mask_tasks = [
             self._desk.soon(partial(self._keep, mask), name=f"saving the edits of {self.path.name}"),
             self._desk.soon(self.measures.run, name=f"measuring the mask of {self.path.name}"),
         ]
-        await trio.lowlevel.checkpoint()  # Qt draws the mask before the widgets hear of it, when this work has ended
+        await one_by_one(self.stage.mask_steps(mask))
 
     async def _keep(self, mask: EditedMask) -> None:
         """Save a mask as long as it is shown, and close it then, once nobody works at it any more."""

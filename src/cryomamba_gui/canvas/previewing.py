@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
@@ -13,9 +13,10 @@ from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.labels import Label
 from cryomamba_core.previews import Preview
 from cryomamba_gui.canvas.latest import Latest
+from cryomamba_gui.canvas.turns import one_by_one
 
-#: What shows a preview: `Stage.show_preview`.
-Show = Callable[[Preview, tuple[Label, ...], NDArray[Any]], object]
+#: What shows a preview step by step: `Stage.preview_steps`.
+Show = Callable[[Preview, tuple[Label, ...], NDArray[Any]], Iterable[None]]
 
 
 class PreviewFeed:
@@ -24,7 +25,7 @@ class PreviewFeed:
     Parameters
     ----------
     show
-        Called in the thread that trio runs in.
+        Its steps are done in the thread that trio runs in, each in a turn of its own.
 
     Attributes
     ----------
@@ -61,7 +62,7 @@ class PreviewFeed:
             self.damaged.emit(error)
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._show(preview, labels, array)
+        await one_by_one(self._show(preview, labels, array))
 
 
 async def decode(preview: Preview) -> NDArray[Any]:

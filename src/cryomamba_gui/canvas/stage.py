@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -22,6 +23,8 @@ from cryomamba_gui.canvas.pairing import Pair
 from cryomamba_gui.canvas.relief import LARGE, make_relief, relief_factor
 from cryomamba_gui.canvas.scale_bar import show_scale_bar
 from cryomamba_gui.canvas.stepping import Stepper
+from cryomamba_gui.canvas.turns import at_once
+from cryomamba_gui.volumes.coarse import coarse_factor
 
 if TYPE_CHECKING:
     from cryomamba_gui.masks.mask import EditedMask
@@ -32,7 +35,7 @@ FAINT = 0.6
 
 
 class Stage:
-    """Shows a tomogram, and the preview or the mask of a job on it.
+    """Shows a tomogram once it is to `appear`, and the preview or the mask of a job on it.
 
     All methods are for Qt's thread.
 
@@ -88,10 +91,6 @@ class Stage:
         self.stepper = Stepper(viewer, self._grid, self.mask, lambda: self._edited_mask)
         self._arrived, self._surveyed = Bell(self._refresh), Bell(self.show_overview)
         self._connect()
-        self._add(self.image)
-        self._volume.show(flat=self.image, spatial=None)
-        show_scale_bar(viewer)
-        self.show_overview()
 
     @property
     def layers(self) -> tuple[Image | Labels, ...]:
@@ -102,6 +101,13 @@ class Stage:
     def shown_mask(self) -> EditedMask | None:
         """The mask that is shown."""
         return self._edited_mask
+
+    def appear(self) -> None:
+        """Put the tomogram into the viewer."""
+        self._add(self.image)
+        self._volume.show(flat=self.image, spatial=None)
+        show_scale_bar(self.viewer)
+        self.show_overview()
 
     async def attend(self) -> None:
         """Do what takes time, until the stage is removed or the task is cancelled.
@@ -126,7 +132,8 @@ class Stage:
             self.overview.place(overview.grid)
             limits = _projected_contrast(overview.voxels)
             low, high = self.tomogram.contrast_range
-            self.overview.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
+            if not low <= limits[0] < limits[1] <= high:
+                self.overview.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
             self.overview.contrast_limits = limits
             self._volume.show(flat=self.image, spatial=self.overview)
             if self.viewer.dims.ndisplay == 3:
@@ -134,7 +141,11 @@ class Stage:
         self._explain()
 
     def show_preview(self, preview: Preview, labels: tuple[Label, ...], array: NDArray[Any]) -> None:
-        """Show a preview in place of the one before, or of a mask.
+        """Show a preview at once; parameters are those of `preview_steps`."""
+        at_once(self.preview_steps(preview, labels, array))
+
+    def preview_steps(self, preview: Preview, labels: tuple[Label, ...], array: NDArray[Any]) -> Iterator[None]:
+        """Show a preview in place of the one before, or of a mask; Qt may have its turn at each step.
 
         Parameters
         ----------
@@ -148,10 +159,19 @@ class Stage:
         if self._removed:
             return
         self._forget_mask()
-        self._lay(self.preview, array, preview.grid)
-        self._colour(self.preview, labels)
-        self._mark(provisional=preview.provisional)
-        self._labels.show(flat=self.preview, spatial=self.preview)
+        if self.preview.data.shape != array.shape:
+            self._labels.show(flat=None, spatial=None)
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self._lay(self.preview, array, preview.grid),
+            lambda: self._colour(self.preview, labels),
+            lambda: self._mark(provisional=preview.provisional),
+            lambda: self._labels.show(flat=self.preview, spatial=self.preview),
+        )
+        for step in steps:
+            step()
+            yield
+            if self._removed or self._edited_mask is not None:
+                return
         self._explain()
 
     def drop_preview(self) -> None:
@@ -161,20 +181,33 @@ class Stage:
             self._labels.wanted = True
 
     def show_mask(self, mask: EditedMask) -> None:
-        """Show a mask for editing, in place of a preview or of the mask before; its undo history is empty."""
+        """Show a mask at once; see `mask_steps`."""
+        at_once(self.mask_steps(mask))
+
+    def mask_steps(self, mask: EditedMask) -> Iterator[None]:
+        """Show a mask for editing, in place of a preview or of the mask before; Qt may have its turn at each step.
+
+        Its undo history is empty.
+        """
         if self._removed:
             return
-        self._labels.show(flat=None, spatial=None)
         self._forget_mask()
         self._edited_mask = mask
         mask.changed.connect(self._take_change)
-        self._add(self.mask)
-        self.mask.data = mask.array
-        self.mask.place(mask.grid)
-        self.mask.forget_edits()
-        self._colour(self.mask, mask.labels)
-        self._labels.wanted = True
-        self._labels.show(flat=self.mask, spatial=None if self._large else self.mask)
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self._labels.show(flat=None, spatial=None),
+            lambda: self._add(self.mask),
+            lambda: self._fill_mask(mask),
+            lambda: self.mask.place(mask.grid),
+            self.mask.forget_edits,
+            lambda: self._colour(self.mask, mask.labels),
+            self._reveal_mask,
+        )
+        for step in steps:
+            step()
+            yield
+            if self._removed or self._edited_mask is not mask:
+                return
         self._ask_for_relief()
         self._explain()
 
@@ -222,10 +255,9 @@ class Stage:
 
     def _make_layers(self) -> None:
         tomogram, grid, name = self.tomogram, self._grid, self.name
-        coarse = grid.coarsen(relief_factor(grid.shape))
-        fine: dict[str, Any] = {"scale": grid.voxel_size, "translate": grid.origin}
-        # where a preview is likely to lie: to move a layer later costs more than to fill it
-        rough: dict[str, Any] = {"scale": coarse.voxel_size, "translate": coarse.origin}
+        fine = _lying_on(grid)
+        # where an overview and a preview are likely to lie: to move a layer later costs more than to fill it
+        rough, rougher = (_lying_on(grid.coarsen(find(grid.shape))) for find in (coarse_factor, relief_factor))
         common: dict[str, Any] = {
             "units": UNITS,
             "axis_labels": tuple("zyx"),
@@ -235,12 +267,13 @@ class Stage:
         grey: dict[str, Any] = {"rgb": False, "colormap": "gray", "contrast_limits": tomogram.contrast}
         nothing = np.zeros((1, 1, 1), np.uint8)
         self.image = Image(tomogram.planes, name=name, **grey, **fine, **common)
-        self.image.contrast_limits_range = tomogram.contrast_range
-        self.image.contrast_limits = tomogram.contrast
         self.overview = Image(
             nothing.astype(np.float32), name=f"{name} (3D)", rendering="mip", **grey, **rough, **common
         )
-        self.preview = Labels(nothing, name=f"{name} preview", **rough, **common)
+        for image in (self.image, self.overview):
+            image.contrast_limits_range = tomogram.contrast_range
+            image.contrast_limits = tomogram.contrast
+        self.preview = Labels(nothing, name=f"{name} preview", **rougher, **common)
         self.mask = Labels(nothing, name=f"{name} mask", **fine, **common)
         for layer in self.layers:
             layer.keep_within(grid)
@@ -303,6 +336,13 @@ class Stage:
             self._named[layer] = labels
             layer.features = self.colours.features()
         self._paint(layer)
+
+    def _fill_mask(self, mask: EditedMask) -> None:
+        self.mask.data = mask.array
+
+    def _reveal_mask(self) -> None:
+        self._labels.wanted = True
+        self._labels.show(flat=self.mask, spatial=None if self._large else self.mask)
 
     def _recolour(self) -> None:
         for layer in (self.preview, self.mask):
@@ -392,6 +432,10 @@ def stem(name: str) -> str:
     name = name.removesuffix(".gz")
     head, dot, _ = name.rpartition(".")
     return head if dot and head else name
+
+
+def _lying_on(grid: VoxelGrid) -> dict[str, Any]:
+    return {"scale": grid.voxel_size, "translate": grid.origin}
 
 
 def _projected_contrast(voxels: NDArray[np.float32]) -> tuple[float, float]:

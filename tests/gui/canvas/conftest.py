@@ -14,6 +14,7 @@ def stand(viewer, tmp_path):
     def make(array, **options):
         tomogram = staged.open_tomogram(tmp_path, array, **options)
         stages.append(Stage(viewer, tomogram))
+        stages[-1].appear()
         return stages[-1]
 
     yield make

@@ -95,7 +95,7 @@ def test_a_mask_takes_the_place_of_the_preview_and_back(viewer, stand, tmp_path)
 
 async def test_the_feed_shows_the_newest_and_drops_what_waited(nursery):
     shown = []
-    feed = PreviewFeed(lambda preview, labels, array: shown.append((preview.sequence, labels, array.shape)))
+    feed = PreviewFeed(lambda preview, labels, array: [shown.append((preview.sequence, labels, array.shape))])
     for sequence in (1, 2, 3):
         feed.offer(make_preview(np.ones(SHAPE, np.uint8), GRID, 2, sequence=sequence), LABELS)
     nursery.start_soon(feed.run)
@@ -108,7 +108,7 @@ async def test_the_feed_shows_the_newest_and_drops_what_waited(nursery):
 async def test_the_feed_decodes_in_a_thread_and_goes_on_after_a_damaged_preview(nursery):
     shown, damaged, threads = [], [], []
     good = make_preview(np.ones(SHAPE, np.uint8), GRID, 2)
-    feed = PreviewFeed(lambda *_: shown.append(threading.current_thread()))
+    feed = PreviewFeed(lambda *_: [shown.append(threading.current_thread())])
     feed.damaged.connect(damaged.append)
     nursery.start_soon(feed.run)
     feed.offer(evolve(good, payload=b"rubbish"), LABELS)
@@ -137,7 +137,7 @@ async def test_what_was_offered_before_is_forgotten_even_while_it_is_decoded(nur
         go_on.wait(60)
         return good.labels()
 
-    feed = PreviewFeed(lambda preview, *_: shown.append(preview))
+    feed = PreviewFeed(lambda preview, *_: [shown.append(preview)])
     nursery.start_soon(feed.run)
     feed.offer(type("Slow", (), {"labels": slow})(), LABELS)
     await trio.to_thread.run_sync(started.wait)

@@ -193,6 +193,7 @@ def test_removing_leaves_nothing_and_closes_nothing(viewer, stand, pump):
     pump(lambda: True)
     assert stage.tomogram.planes[3].shape == SHAPE[1:], "the tomogram is still open"
     again = Stage(viewer, stage.tomogram)
+    again.appear()
     assert shown(viewer) == {"tomo (3D)"}
     again.remove()
 

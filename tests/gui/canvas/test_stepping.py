@@ -1,5 +1,7 @@
 """Going through sections by keyboard."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from napari.utils.key_bindings import coerce_keybinding
@@ -11,6 +13,7 @@ from staged import make_mask, noise
 from cryomamba_gui.canvas import stepping
 from cryomamba_gui.qt.bridge import Bridge
 
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "howto" / "desktop.md"
 SHAPE = (60, 70, 80)
 PLAIN, SHIFT = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ShiftModifier
 
@@ -44,6 +47,20 @@ def bridge():
 def test_no_key_is_one_of_naparis():
     theirs = {str(key) for keys in default_shortcuts.values() for key in keys}
     assert not {str(coerce_keybinding(key)) for key in stepping.KEYS} & theirs
+
+
+def test_the_documentation_and_the_panel_name_all_keys_and_no_others():
+    _, _, behind = DOCUMENTATION.read_text(encoding="utf-8").partition("| Keys | Do |\n| --- | --- |\n")
+    documented = set()
+    for row in behind.partition("\n\n")[0].splitlines():
+        keys, does = row.strip("|").split("|")
+        for key in keys.split(","):
+            name = key.strip().replace(" ", "").replace("+", "-")
+            documented |= {name, f"Shift-{name}"} if "with Shift" in does else {name}
+    assert documented == set(stepping.KEYS)
+    words = [key.strip().replace("+", "-") for keys in stepping.WORDS for key in keys.split("/")]
+    assert len(words) == len(stepping.KEYS)
+    assert {word.removeprefix("Shift-") for word in words} == {key.removeprefix("Shift-") for key in stepping.KEYS}
 
 
 def test_keys_step_while_they_are_bound(viewer, stand, press):
