@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import napari
 
 from cryomamba_gui.canvas.layers import Image, Labels
+from cryomamba_gui.canvas.turns import at_once
 
 
 class Pair:
@@ -48,14 +50,22 @@ class Pair:
 
     def show(self, *, flat: Image | Labels | None, spatial: Image | Labels | None) -> None:
         """Choose what shows the thing in 2D and in 3D; None for nothing."""
+        at_once(self.show_steps(flat=flat, spatial=spatial))
+
+    def show_steps(self, *, flat: Image | Labels | None, spatial: Image | Labels | None) -> Iterator[None]:
+        """The same; Qt may have its turn at each step."""
         self._flat, self._spatial = flat, spatial
-        self.turn()
+        yield from self._turn_steps()
 
     def turn(self) -> None:
         """Show what is for the viewer's dimensions; if the other layer was active, that one is from now on."""
-        current = self._current
-        for layer in self._layers:
+        at_once(self._turn_steps())
+
+    def _turn_steps(self) -> Iterator[None]:
+        for layer in reversed(self._layers):
             layer.tell()
+            yield
+        current = self._current
         selection = self._viewer.layers.selection
         if current in self._viewer.layers and selection.active in self._layers and selection.active is not current:
             selection.active = current

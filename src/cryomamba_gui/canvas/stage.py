@@ -165,13 +165,13 @@ class Stage:
             lambda: self._lay(self.preview, array, preview.grid),
             lambda: self._colour(self.preview, labels),
             lambda: self._mark(provisional=preview.provisional),
-            lambda: self._labels.show(flat=self.preview, spatial=self.preview),
         )
         for step in steps:
             step()
             yield
             if self._removed or self._edited_mask is not None:
                 return
+        yield from self._labels.show_steps(flat=self.preview, spatial=self.preview)
         self._explain()
 
     def drop_preview(self) -> None:
@@ -195,19 +195,19 @@ class Stage:
         self._edited_mask = mask
         mask.changed.connect(self._take_change)
         steps: tuple[Callable[[], object], ...] = (
-            lambda: self._labels.show(flat=None, spatial=None),
             lambda: self._add(self.mask),
             lambda: self._fill_mask(mask),
             lambda: self.mask.place(mask.grid),
             self.mask.forget_edits,
             lambda: self._colour(self.mask, mask.labels),
-            self._reveal_mask,
         )
         for step in steps:
             step()
             yield
             if self._removed or self._edited_mask is not mask:
                 return
+        self._labels.wanted = True
+        yield from self._labels.show_steps(flat=self.mask, spatial=None if self._large else self.mask)
         self._ask_for_relief()
         self._explain()
 
@@ -339,10 +339,6 @@ class Stage:
 
     def _fill_mask(self, mask: EditedMask) -> None:
         self.mask.data = mask.array
-
-    def _reveal_mask(self) -> None:
-        self._labels.wanted = True
-        self._labels.show(flat=self.mask, spatial=None if self._large else self.mask)
 
     def _recolour(self) -> None:
         for layer in (self.preview, self.mask):
