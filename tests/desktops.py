@@ -3,7 +3,7 @@
 import numpy as np
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QFileDialog, QLineEdit, QWidget
+from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QFileDialog, QLineEdit, QScrollBar, QWidget
 
 
 class Desktop:
@@ -115,13 +115,40 @@ class Desktop:
 
     def paint(self, place, start, stop):
         """Draw a stroke with napari's tool on the section in view, from one voxel (y, x) to another."""
-        canvas = self.viewer.window._qt_viewer.canvas.native
+        canvas = self._canvas
         first, last = (self._on_canvas(canvas, place.tomogram.grid.position((0, *spot))[1:]) for spot in (start, stop))
         left = Qt.MouseButton.LeftButton
         QTest.mousePress(canvas, left, pos=first)
         for part in range(1, 11):
             QTest.mouseMove(canvas, first + (last - first) * part / 10)
         QTest.mouseRelease(canvas, left, pos=last)
+
+    def press(self, key, modifier=Qt.KeyboardModifier.NoModifier):
+        """Press a key while the canvas has the keyboard."""
+        QTest.keyClick(self._canvas, key, modifier)
+
+    def slide(self, part):
+        """Click on the slider below the canvas, at a part of its length."""
+        [slider] = [each for each in QApplication.allWidgets() if isinstance(each, QScrollBar) and _is_of_dims(each)]
+        spot = QPoint(round(part * slider.width()), slider.height() // 2)
+        QTest.mouseClick(slider, Qt.MouseButton.LeftButton, pos=spot)
+
+    def turn(self, steps=2):
+        """Turn the volume in 3D by the mouse, and draw it at each step."""
+        canvas, camera = self._canvas, self.viewer.scene.camera
+        middle, left = canvas.rect().center(), Qt.MouseButton.LeftButton
+        QTest.mousePress(canvas, left, pos=middle)
+        QTest.mouseMove(canvas, middle + QPoint(1, 1))  # the first movement turns nothing
+        for step in range(1, steps + 1):
+            before, spot = camera.angles, middle + step * QPoint(20, 10)
+            QTest.mouseMove(canvas, spot)
+            self.pump(lambda before=before: camera.angles != before)
+            self.picture()
+        QTest.mouseRelease(canvas, left, pos=spot)
+
+    @property
+    def _canvas(self):
+        return self.viewer.window._qt_viewer.canvas.native
 
     def _on_canvas(self, canvas, position):
         """Where a position (y, x) in Å is on the canvas, in 2D."""
@@ -132,6 +159,10 @@ class Desktop:
     def picture(self):
         """What the canvas shows, (height, width, RGBA)."""
         return np.asarray(self.viewer.screenshot(canvas_only=True, flash=False))
+
+
+def _is_of_dims(bar):
+    return type(bar.parent()).__name__ == "QtDimSliderWidget" and bar.isVisible()
 
 
 def _spot(button):

@@ -1,5 +1,6 @@
-"""``cryomamba gui`` as a program: what it leaves behind when its window is closed, and finds when it is opened."""
+"""``cryomamba gui`` as a program: what it leaves and finds, what a large file takes, and how a small window looks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,16 @@ import numpy as np
 import psutil
 import pytest
 import servers
+from qtpy import API_NAME
 
 #: Words of Qt and napari that are not about what we do.
 NOISE = ("QStandardPaths", "napari support for the PyQt5 backend", "get_system_theme", "System theme detection")
+
+#: Of a file of 4 GB, and of one of its sections.
+LARGE = (1000, 1024, 1024)
+SECTION = 1024 * 1024 * 4
+#: For what takes long and is about our own part of the window.
+once = pytest.mark.skipif(API_NAME == "PyQt5", reason="the tests with Qt 6 have this one")
 
 
 @pytest.fixture
@@ -93,3 +101,30 @@ def test_a_job_on_this_computer_is_there_in_the_next_window(tmp_path, tomogram, 
     printed, said = drive("come_back", tmp_path, tomogram, "local:", gate, environment)
     assert (printed, said) == (["active", "mask"], [])
     assert not engines.workers_of(tmp_path / "desktop")
+
+
+@once
+def test_a_file_of_4_gb_is_looked_at_from_all_sides_in_less_than_1_gb(tmp_path, gate, environment):
+    path = tmp_path / "large.mrc"
+    with mrcfile.new_mmap(path, LARGE, mrc_mode=2) as file:  # sparse, but for the sections that are looked at
+        file.voxel_size = 10
+        file.data[496:512] = np.random.default_rng(4).normal(size=(16, *LARGE[1:]))
+    printed, said = drive("look_through", tmp_path, path, "local:", gate, environment)
+    assert said == []
+    told = {each.pop("what"): each for each in map(json.loads, printed)}
+    assert told["volume"]["peak"] < 1e9, told  # software OpenGL, which holds the textures, is in it
+    assert told["slider"]["file"] < 2 * SECTION, "a section, wherever it is"
+    assert told["z"]["file"] < (8 + 2) * SECTION, "a section a step, and one ahead"
+    assert told["y"]["file"] < (8 + 2 * 4) * SECTION, "as much, in blocks of four, and one ahead"
+    assert told["x"]["file"] < 1.1 * LARGE[0] * SECTION, "one pass over the file for 16 neighbours"
+    assert told["volume"]["file"] < SECTION, "nothing of the tomogram"
+
+
+@once
+def test_in_a_narrow_window_nothing_is_cut_and_the_keys_reach_all(tmp_path, tomogram, gate, environment):
+    scaled = {**environment, "QT_SCALE_FACTOR": "1.5"}
+    printed, said = drive("look_over", tmp_path, tomogram, "local:", gate, scaled)
+    assert said == []
+    told = [json.loads(line) for line in printed]
+    assert [each["what"] for each in told] == ["Tomogram", "Segment", "Jobs", "Mask", "Debug", "away"]
+    assert {each["what"]: each["found"] for each in told if each["found"]} == {}

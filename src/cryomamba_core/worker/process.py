@@ -49,7 +49,7 @@ def run_worker(path: Path) -> int:
         try:
             spec = directory.spec()
             log = EventLog(directory, attempt=spec.attempt)
-            with Heart(directory):
+            with Heart(directory, log):
                 log.state(JobState.RUNNING)
                 settings = load_settings()
                 host = PluginHost.discover(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -33,7 +34,7 @@ STAGES: dict[str, tuple[float, float]] = {
 
 
 class EventLog:
-    """Writes the events of one attempt.
+    """Writes the events of one attempt; any thread may call it.
 
     Parameters
     ----------
@@ -41,43 +42,73 @@ class EventLog:
         The job's.
     attempt
         Counts the workers.
+    clock
+        Tells seconds that only go on.
     """
 
-    def __init__(self, directory: JobDirectory, attempt: int) -> None:
+    def __init__(self, directory: JobDirectory, attempt: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
         self._attempt = attempt
+        self._clock = clock
+        self._lock = threading.Lock()
         self._seq = 0
+        self._ended = False
         self._stage = ""
         self._stage_started = 0.0
         self._first_done = 0
         self._last_progress = 0.0
         self._fraction = 0.0
+        self._held: JobProgress | None = None
 
     def state(self, state: JobState, reason: str = "") -> None:
         """Say that the job entered a state."""
-        self._append(StateChanged(seq=self._next(), at=_now(), state=state, attempt=self._attempt, reason=reason))
+        with self._lock:
+            event = StateChanged(seq=self._next(), at=_now(), state=state, attempt=self._attempt, reason=reason)
+            self._append(event, last=state.ended)
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
-        """Say how far a stage is; left out if the last word was a moment ago, except at both ends."""
-        now = time.monotonic()
-        fresh = stage != self._stage
-        if fresh:
-            self._stage, self._stage_started, self._first_done = stage, now, done
-        if not fresh and done < total and now - self._last_progress < PROGRESS_INTERVAL:
-            return
-        self._last_progress = now
-        start, stop = STAGES[stage]
-        within = min(1.0, done / total) if total else 1.0
-        self._fraction = max(self._fraction, start + (stop - start) * within)
-        progress = JobProgress(
-            stage=stage,
-            done=done,
-            total=total,
-            unit=unit,
-            fraction=self._fraction,
-            eta_seconds=self._eta(now, stage, done, total),
-        )
-        self._append(Progress(seq=self._next(), at=_now(), progress=progress))
+        """Say how far a stage is; if the last word was a moment ago, and this is neither end, `catch_up` says it."""
+        with self._lock:
+            now = self._clock()
+            fresh = stage != self._stage
+            if fresh:
+                self._stage, self._stage_started, self._first_done = stage, now, done
+            start, stop = STAGES[stage]
+            within = min(1.0, done / total) if total else 1.0
+            self._fraction = max(self._fraction, start + (stop - start) * within)
+            self._held = JobProgress(
+                stage=stage,
+                done=done,
+                total=total,
+                unit=unit,
+                fraction=self._fraction,
+                eta_seconds=self._eta(now, stage, done, total),
+            )
+            if fresh or done >= total or self._due(now):
+                self._say_progress(now)
+
+    def catch_up(self) -> None:
+        """Say how far the stage is if `progress` has not, once the last word is old enough; for the heart's thread.
+
+        What cannot be written is left out: the job itself fails for it when it has more to say.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._held is None or not self._due(now):
+                return
+            try:
+                self._say_progress(now)
+            except OSError as error:
+                log.warning("progress cannot be written: %s", error)
+
+    def _due(self, now: float) -> bool:
+        return now - self._last_progress >= PROGRESS_INTERVAL
+
+    def _say_progress(self, now: float) -> None:
+        progress, self._held = self._held, None
+        if progress is not None:
+            self._last_progress = now
+            self._append(Progress(seq=self._next(), at=_now(), progress=progress))
 
     def _eta(self, now: float, stage: str, done: int, total: int) -> float | None:
         """Time left, from the pace of this stage and its part of the whole."""
@@ -95,22 +126,28 @@ class EventLog:
         except OSError as error:
             log.warning("preview %d cannot be written: %s", preview.sequence, error)
             return
-        self._append(PreviewReady(seq=self._next(), at=_now()))
+        with self._lock:
+            self._append(PreviewReady(seq=self._next(), at=_now()))
 
     def completed(self, artifacts: tuple[Artifact, ...]) -> None:
         """Say that the job is done."""
-        self._append(Completed(seq=self._next(), at=_now(), artifacts=artifacts))
+        with self._lock:
+            self._append(Completed(seq=self._next(), at=_now(), artifacts=artifacts), last=True)
 
     def failed(self, error: ErrorInfo) -> None:
         """Say that the job failed."""
-        self._append(Failed(seq=self._next(), at=_now(), error=error))
+        with self._lock:
+            self._append(Failed(seq=self._next(), at=_now(), error=error), last=True)
 
     def _next(self) -> int:
         self._seq += 1
         return self._seq
 
-    def _append(self, event: JobEvent) -> None:
-        self._directory.append_event(event)
+    def _append(self, event: JobEvent, *, last: bool = False) -> None:
+        """Write an event, unless the last one was written; the lock is held."""
+        if not self._ended:
+            self._directory.append_event(event)
+            self._ended = last
 
 
 def _now() -> datetime:
@@ -118,16 +155,29 @@ def _now() -> datetime:
 
 
 class Heart:
-    """Beats in a thread of its own for as long as the context lasts."""
+    """Beats in a thread of its own for as long as the context lasts, and lets progress that was held back be said.
 
-    def __init__(self, directory: JobDirectory) -> None:
+    Parameters
+    ----------
+    directory
+        The job's.
+    log
+        Of the attempt.
+    """
+
+    def __init__(self, directory: JobDirectory, log: EventLog) -> None:
         self._directory = directory
+        self._log = log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT_INTERVAL):
-            self._directory.beat()
+        beaten = time.monotonic()
+        while not self._stop.wait(PROGRESS_INTERVAL):
+            self._log.catch_up()
+            if time.monotonic() - beaten >= BEAT_INTERVAL:
+                self._directory.beat()
+                beaten = time.monotonic()
 
     def __enter__(self) -> Heart:
         self._directory.beat()

@@ -37,6 +37,8 @@ class JobItem:
         What the engine says of it, and what its events have said since.
     url
         Address of the engine.
+    data_dir
+        Of the engine of this computer.
     folder
         Where its files are kept on this computer; it need not be there yet.
     path
@@ -69,6 +71,7 @@ class JobItem:
 
     record: JobRecord
     url: str
+    data_dir: Path
     folder: Path
     path: Path | None = None
     started_here: bool = False
@@ -130,7 +133,7 @@ class JobItem:
     @property
     def command(self) -> str:
         """The command that asks for the same, without a secret."""
-        return command_line(self.record.config, path=self.path, url=self.url)
+        return command_line(self.record.config, path=self.path, url=self.url, data_dir=self.data_dir)
 
     def take_record(self, record: JobRecord) -> None:
         """Take over what the engine says."""

@@ -236,7 +236,13 @@ class JobList:
     def _new_item(self, url: str, record: JobRecord) -> JobItem:
         note = self._history.job(record.id)
         path = Path(note.path) if note is not None and note.path is not None and note.url == url else None
-        item = JobItem(record=record, url=url, path=path, folder=self._shelf.folder(url, record.id))
+        item = JobItem(
+            record=record,
+            url=url,
+            path=path,
+            data_dir=self._host.settings.data_dir,
+            folder=self._shelf.folder(url, record.id),
+        )
         item.take_record(record)
         return item
 

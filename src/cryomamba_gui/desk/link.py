@@ -129,6 +129,11 @@ class Link:
         """Whether the engine is that of this computer."""
         return self.url is not None and is_local(self.url)
 
+    @property
+    def seconds_to_next_try(self) -> float | None:
+        """While the engine is waited for: time until it is asked again; None while it is being asked."""
+        return self._rounds.seconds_to_next if self.state is LinkState.WAITING else None
+
     def connect(self, url: str, credentials: Credentials | None = None, *, remember: bool = True) -> None:
         """Connect with an engine, and leave the one before; returns at once, and says by `changed` how it goes.
 
@@ -196,8 +201,7 @@ class Link:
             if not isinstance(error, CryoMambaError) or not error.retryable:
                 self._refuse(error, proof)
                 return
-            self._miss(error)
-            await rounds.pause_after_failure()
+            await self._miss(error, rounds)
 
     async def _talk(self, target: _Target, proof: Credentials, rounds: Rounds, nursery: trio.Nursery) -> None:
         """Open a session, and ask now and then whether the engine is there; raises why it is not any more."""
@@ -229,8 +233,7 @@ class Link:
             except CryoMambaError as error:
                 if not error.retryable:
                     raise
-                self._miss(error)
-                await rounds.pause_after_failure()
+                await self._miss(error, rounds)
             else:
                 break
         rounds.succeeded()
@@ -266,10 +269,12 @@ class Link:
         elif self.error is not None:
             self._set(self.state)
 
-    def _miss(self, error: CryoMambaError) -> None:
-        """The engine does not answer, and will be asked again."""
+    async def _miss(self, error: CryoMambaError, rounds: Rounds) -> None:
+        """The engine does not answer: wait until it is to be asked again."""
+        rounds.failed()
         limited = isinstance(error, RateLimited) and self.state is LinkState.CONNECTED
         self._set(LinkState.CONNECTED if limited else LinkState.WAITING, error=ErrorInfo.of(error))
+        await rounds.pause()
 
     def _refuse(self, error: Exception, proof: Credentials | None) -> None:
         """It makes no sense to go on trying."""

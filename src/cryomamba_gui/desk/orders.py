@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cryomamba_core.jobs import JobConfig
+from cryomamba_core.settings import default_data_dir
 from cryomamba_gui.desk.proofs import is_local
 
 #: What stands for a tomogram of which nobody here knows where it is.
 UNKNOWN_FILE = "FILE"
 
 
-def command_line(config: JobConfig, *, path: Path | None, url: str, data_dir: Path | None = None) -> str:
+def command_line(config: JobConfig, *, path: Path | None, url: str, data_dir: Path) -> str:
     """The command that asks an engine for the same, quoted for a shell; no secret is in it.
 
     Parameters
@@ -28,16 +29,16 @@ def command_line(config: JobConfig, *, path: Path | None, url: str, data_dir: Pa
     url
         Address of the engine.
     data_dir
-        The engine's data directory, where it is one of this computer and does not have the usual one.
+        Of the engine of this computer; it is left out where it is the usual one, and of servers.
     """
     return shlex.join(_words(config, path, url, data_dir))
 
 
-def _words(config: JobConfig, path: Path | None, url: str, data_dir: Path | None) -> Iterator[str]:
+def _words(config: JobConfig, path: Path | None, url: str, data_dir: Path) -> Iterator[str]:
     yield "cryomamba"
     if not is_local(url):
         yield from ("--server", url)
-    elif data_dir is not None:
+    elif data_dir != default_data_dir():
         yield from ("--data-dir", str(data_dir))
     yield "segment"
     there = config.source.path

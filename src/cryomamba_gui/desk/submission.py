@@ -161,7 +161,8 @@ class Submission:
     @property
     def command(self) -> str:
         """The command that does the same, without a secret."""
-        return command_line(self.config, path=self.path, url=self.url)
+        data_dir = self._outbox.link.host.settings.data_dir
+        return command_line(self.config, path=self.path, url=self.url, data_dir=data_dir)
 
     def start(self) -> None:
         """Begin, or go on where it was: after a pause, a failure, or a start of the desktop."""

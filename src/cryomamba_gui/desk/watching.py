@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -53,6 +54,7 @@ class Rounds:
         self.anew = True
         self._pace = pace
         self._failures = 0
+        self._pause_ends: float | None = None
         self._asking: trio.CancelScope | None = None
         self._hurried = False
         self._called = trio.Event()
@@ -79,12 +81,27 @@ class Rounds:
         """Wait until the engine is to be asked again."""
         await self._wait(self._pace.ping)
 
-    async def pause_after_failure(self) -> None:
-        """Wait a moment longer than after the failure before, evenly drawn: not all windows come back at once."""
+    @property
+    def seconds_to_next(self) -> float | None:
+        """Time to the next question after a failure; None while nothing has failed or it is being put."""
+        return None if self._pause_ends is None else max(0.0, self._pause_ends - time.monotonic())
+
+    def failed(self) -> None:
+        """Take in that it was not answered: there is a pause, a moment longer than after the failure before.
+
+        It is drawn evenly, so that not all windows come back at once.
+        """
         self.anew = True
         longest = min(self._pace.longest_pause, self._pace.first_pause * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
-        await self._wait(random.uniform(0.5, 1) * longest)  # noqa: S311  # no secret
+        self._pause_ends = time.monotonic() + random.uniform(0.5, 1) * longest  # noqa: S311  # no secret
+
+    async def pause(self) -> None:
+        """Wait until the engine is to be asked again after a failure."""
+        try:
+            await self._wait(self.seconds_to_next or 0.0)
+        finally:
+            self._pause_ends = None
 
     def succeeded(self) -> None:
         """Take in that all was answered."""

@@ -53,6 +53,7 @@ class ConnectBar(QWidget):
         self._link = workplace.desk.link
         self._asked = False
         self._since = 0.0
+        self._shown_url: str | None = None
         self._dialog: ConnectDialog | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(INTERVAL)
@@ -142,6 +143,7 @@ class ConnectBar(QWidget):
 
     def _show(self) -> None:
         link = self._link
+        self._follow()
         waiting = link.state is LinkState.WAITING
         if waiting and not self._timer.isActive():
             self._since = time.monotonic()
@@ -161,11 +163,19 @@ class ConnectBar(QWidget):
             if code in WANTS_TOKEN or link.strange_certificate or link.other_certificate:
                 self.open_dialog()
 
+    def _follow(self) -> None:
+        """Put the engine's address into its field, if somebody else has connected the window with another one."""
+        url = self._link.url
+        if url != self._shown_url and url is not None and address_of(self._entered()) != url:
+            self._write(url)
+        self._shown_url = url
+
     def _say(self) -> None:
-        """Put the state into words; while an engine is waited for, they tell for how long."""
+        """Put the state into words; while an engine is waited for, they tell since when, and when it is asked again."""
         self._mark.setText(mark_of(self._link.state))
         self._mark.setAccessibleName(self._link.state)
-        self._words.setText(words_of(self._link, waited=time.monotonic() - self._since))
+        waited, left = time.monotonic() - self._since, self._link.seconds_to_next_try
+        self._words.setText(words_of(self._link, waited=waited, left=left))
         self._words.setToolTip("\n".join(self._link.info.problems) if self._link.info else "")
 
     def _label(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def mark_of(state: LinkState) -> str:
     return _MARKS[state]
 
 
-def words_of(link: Link, *, waited: float = 0.0) -> str:
+def words_of(link: Link, *, waited: float = 0.0, left: float | None = None) -> str:
     """How a connection stands.
 
     Parameters
@@ -44,13 +45,15 @@ def words_of(link: Link, *, waited: float = 0.0) -> str:
         The connection.
     waited
         For how many seconds the engine has not answered.
+    left
+        Seconds until it is asked again; None while it is being asked, or where nobody counts.
     """
     place = place_of(link.url or "")
     if link.state is LinkState.CONNECTING:
         return f"connecting to {place} …"
     if link.state is LinkState.WAITING:
-        long = f" for {duration(waited)}" if waited >= 1 else ""
-        return f"{place} has not answered{long}, trying again" if long else f"{place} does not answer, trying again"
+        silence = f"has not answered for {duration(waited)}" if waited >= 1 else "does not answer"
+        return f"{place} {silence}, trying again" + (f" in {duration(math.ceil(left))}" if left else "")
     if link.state is LinkState.REFUSED:
         return f"not connected to {place}"
     if link.state is LinkState.APART or link.info is None:

@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 
 from cryomamba_core.wording import byte_size, plural
 from cryomamba_gui.desk.journal import MOST
+from cryomamba_gui.qt.folding import Column
 from cryomamba_gui.qt.pieces import alive, copy, hear, named, wrapped
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ COPY = "Cop&y report"
 NOWHERE = QModelIndex()
 
 
-class DebugTab(QWidget):
+class DebugTab(Column):
     """The journal, the memory, the plugins, and a report of all of it to be pasted into a letter.
 
     Parameters

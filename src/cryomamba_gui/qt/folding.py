@@ -1,4 +1,4 @@
-"""Widgets that take no more room than they need: folded, scrolled once they are too long, or taken away."""
+"""Widgets that take the room that they need and no more: folded, scrolled once they are too long, or taken away."""
 
 from __future__ import annotations
 
@@ -66,6 +66,24 @@ class Fold(QWidget):
     def _turn(self) -> None:
         self.button.setArrowType(Qt.ArrowType.DownArrow if self.unfolded else Qt.ArrowType.RightArrow)
         self._content.setVisible(self.unfolded)
+
+
+class Column(QWidget):
+    """A widget whose smallest height is that of its layout with the words wrapped as they are.
+
+    Qt's own is that of words on one line: in a window that is as low as it can be, widgets would lie over each other.
+    """
+
+    def minimumSizeHint(self) -> QSize:
+        hint, layout = super().minimumSizeHint(), self.layout()
+        if layout is None or not layout.hasHeightForWidth():
+            return hint
+        return QSize(hint.width(), layout.minimumHeightForWidth(max(self.width(), hint.width())))
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        if event is not None and event.size().width() != event.oldSize().width():
+            self.updateGeometry()
 
 
 class Shrinking(QScrollArea):

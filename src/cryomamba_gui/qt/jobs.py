@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QModelIndex, QTimer
-from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton, QSizePolicy, QVBoxLayout
 
 from cryomamba_core import wording
 from cryomamba_core.jobs import JobState
-from cryomamba_gui.qt.folding import Fold, Shrinking
+from cryomamba_gui.qt.folding import Column, Fold, Shrinking
 from cryomamba_gui.qt.job_table import JobTable, JobView
 from cryomamba_gui.qt.job_words import details_of
 from cryomamba_gui.qt.pieces import ErrorNote, copy, hear, named, wrapped
@@ -28,7 +28,7 @@ TICK = 1000
 MARGINS = (6, 6, 6, 6)
 
 
-class JobsTab(QWidget):
+class JobsTab(Column):
     """The list of jobs, and those that are selected.
 
     Parameters

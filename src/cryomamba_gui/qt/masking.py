@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QPushButton, QSlider,
 from cryomamba_core.jobs import JobState
 from cryomamba_core.wording import percent
 from cryomamba_gui.masks.keeping import revert_mask
-from cryomamba_gui.qt.folding import scrolled
+from cryomamba_gui.qt.folding import Column, scrolled
 from cryomamba_gui.qt.label_table import LabelTable
 from cryomamba_gui.qt.painting import ToolBox
 from cryomamba_gui.qt.pieces import DOCUMENT_MARGIN, ElidedLabel, ErrorNote, ProgressRow, alive, hear, named, wrapped
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OPAQUE = 100
 
 
-class MaskTab(QWidget):
+class MaskTab(Column):
     """The mask of the tomogram that the user is at.
 
     Parameters

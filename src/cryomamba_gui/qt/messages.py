@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QObject
-from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -18,7 +17,7 @@ from qtpy.QtWidgets import (
 
 from cryomamba_core.wording import moment, plural
 from cryomamba_gui.desk.words import harmless
-from cryomamba_gui.qt.folding import scrolled
+from cryomamba_gui.qt.folding import Shrinking
 from cryomamba_gui.qt.pieces import ElidedLabel, ErrorNote, copy, fixed_pitch, hear, named, wrapped
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ class MessageBar(QWidget):
         self._list = QVBoxLayout(inside)
         self._list.setContentsMargins(0, 0, 0, 0)
         self._list.addStretch()
-        inside.installEventFilter(self)
-        self._area = named(scrolled(inside), "messages.list")
+        self._area = named(Shrinking(inside), "messages.list", spoken="list of messages")
+        self._area.setMaximumHeight(MOST_LINES * self.fontMetrics().lineSpacing())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(top)
@@ -70,6 +69,7 @@ class MessageBar(QWidget):
     def _show(self) -> None:
         """Show what there is; cards of what was there before stay, and stay open."""
         shown = self._troubles.items[::-1][:MOST_SHOWN]
+        above: QWidget = self._area
         for trouble in [each for each in self._cards if each not in shown]:
             card = self._cards.pop(trouble)
             self._list.removeWidget(card)
@@ -80,26 +80,10 @@ class MessageBar(QWidget):
                 card.dismissed.clicked.connect(lambda _=False, it=trouble: self._troubles.dismiss(it))
                 card.details.toggled.connect(lambda _, it=card: self._area.ensureWidgetVisible(it))
                 self._list.insertWidget(place, card)
+                card.follow(above)
+            above = self._cards[trouble].last
         self._count.setText(f"{plural(len(self._troubles.items), 'problem')}, the newest first")
         self.setVisible(bool(shown))
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Fit when a card has come, gone or grown, and Qt knows how large it is."""
-        if event is not None and event.type() == QEvent.Type.LayoutRequest:
-            self._fit()
-        return super().eventFilter(watched, event)
-
-    def resizeEvent(self, event: QResizeEvent | None) -> None:
-        super().resizeEvent(event)
-        self._fit()
-
-    def _fit(self) -> None:
-        """Take as much height as the cards need, up to a limit."""
-        view = self._area.viewport()
-        assert view is not None, "a scroll area has one"
-        needed = self._list.totalHeightForWidth(max(1, view.width()))
-        around = max(0, self._area.height() - view.height())  # what a theme puts there
-        self._area.setFixedHeight(min(max(1, needed + around), MOST_LINES * self.fontMetrics().lineSpacing()))
 
 
 class TroubleCard(QFrame):
@@ -139,6 +123,16 @@ class TroubleCard(QFrame):
             layout.addWidget(widget)
         layout.insertLayout(2, buttons)
         self.setFrameShape(QFrame.Shape.StyledPanel)
+
+    @property
+    def last(self) -> QWidget:
+        """What the tab key reaches in it last."""
+        return self._text
+
+    def follow(self, above: QWidget) -> None:
+        """Let the tab key come here from what stands above: Qt has it come to what is new at the very end."""
+        for before, after in pairwise((above, self.details, self.copied, self.dismissed, self._text)):
+            QWidget.setTabOrder(before, after)
 
     def _open(self, opened: bool) -> None:  # noqa: FBT001  # a slot
         if opened and not self._text.toPlainText():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QTabWidget, QVBoxLayout
 
 from cryomamba_gui.qt.connecting import ConnectBar
 from cryomamba_gui.qt.debugging import DebugTab
+from cryomamba_gui.qt.folding import Column
 from cryomamba_gui.qt.jobs import JobsTab
 from cryomamba_gui.qt.masking import MaskTab
 from cryomamba_gui.qt.messages import MessageBar
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cryomamba_gui.qt.workplace import Workplace
 
 
-class Panel(QWidget):
+class Panel(Column):
     """Connection, tabs and messages.
 
     Parameters

@@ -16,7 +16,7 @@ from cryomamba_gui.desk.link import LinkState
 from cryomamba_gui.desk.orders import command_line
 from cryomamba_gui.desk.submission import SubmissionState
 from cryomamba_gui.qt.connection_words import place_of
-from cryomamba_gui.qt.folding import Fold, discard
+from cryomamba_gui.qt.folding import Column, Fold, discard
 from cryomamba_gui.qt.forms import ParameterForm
 from cryomamba_gui.qt.models import ModelPicker, heading
 from cryomamba_gui.qt.pieces import copy, hear, named, wrapped
@@ -39,7 +39,7 @@ FEWEST_LINES = 14
 MARGINS = (6, 6, 6, 6)
 
 
-class SegmentTab(QWidget):
+class SegmentTab(Column):
     """From tomograms to jobs.
 
     Parameters
@@ -267,10 +267,12 @@ class SegmentTab(QWidget):
             planned.resume()
 
     def _copy_command(self) -> None:
-        url = self._link.url
+        url, data_dir = self._link.url, self._workplace.desk.settings.data_dir
         assert url is not None, "the button is off without one"
         try:
-            lines = [command_line(self._config(path), path=path, url=url) for path in self._sources.paths]
+            lines = [
+                command_line(self._config(path), path=path, url=url, data_dir=data_dir) for path in self._sources.paths
+            ]
         except CryoMambaError as error:
             self._workplace.desk.troubles.report(error, what="writing the command")
         else:

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from cryomamba_gui.qt.folding import discard, scrolled
+from cryomamba_gui.qt.folding import Column, discard, scrolled
 from cryomamba_gui.qt.histogram import HistogramView
 from cryomamba_gui.qt.pieces import (
     DOCUMENT_MARGIN,
@@ -45,7 +45,7 @@ FOLDER_LETTERS = 40
 VOXEL_SIZE_OPTION = "--voxel-size"
 
 
-class TomogramTab(QWidget):
+class TomogramTab(Column):
     """What is known of the tomogram that the user is at.
 
     Parameters

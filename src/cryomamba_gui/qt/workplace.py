@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import trio
 from qtpy.QtCore import QCoreApplication
 
 from cryomamba_core.plugins import PluginHost
@@ -16,6 +17,7 @@ from cryomamba_gui.qt.bridge import Bridge
 
 if TYPE_CHECKING:
     import napari
+    from qtpy.QtWidgets import QWidget
 
 #: Property of Qt's application that holds the bridge: there is one of each.
 BRIDGE = "cryomamba_bridge"
@@ -24,7 +26,7 @@ _workplaces: WeakKeyDictionary[napari.Viewer, Workplace] = WeakKeyDictionary()
 
 
 class Workplace:
-    """A viewer's desk and bench, alive from the first use until the bridge is closed.
+    """A viewer's desk and bench, alive from the first use until its window or the bridge is closed.
 
     Attributes
     ----------
@@ -36,13 +38,20 @@ class Workplace:
         self.desk = Desk(host)
         self.bench = Bench(viewer, self.desk)
         self.bridge = bridge
+        self._scope = trio.CancelScope()
+        _window_of(viewer).destroyed.connect(self.close)
         bridge.run(self._run, name="desk")
 
+    def close(self) -> None:
+        """End what goes on, and save what is edited; it takes some turns of Qt."""
+        self._scope.cancel()
+
     async def _run(self) -> None:
-        try:
-            await self.desk.run()
-        finally:
-            await self.bench.aclose()
+        with self._scope:
+            try:
+                await self.desk.run()
+            finally:
+                await self.bench.aclose()
 
 
 def workplace_of(viewer: napari.Viewer, make_host: Callable[[], PluginHost] | None = None) -> Workplace:
@@ -58,7 +67,14 @@ def workplace_of(viewer: napari.Viewer, make_host: Callable[[], PluginHost] | No
     if viewer not in _workplaces:
         host = make_host() if make_host is not None else PluginHost.discover(load_settings())
         _workplaces[viewer] = Workplace(viewer, host, bridge_of_application())
+        _window_of(viewer).destroyed.connect(lambda: _workplaces.pop(viewer, None))
     return _workplaces[viewer]
+
+
+def _window_of(viewer: napari.Viewer) -> QWidget:
+    """The window that Qt deletes when the viewer is closed; of what napari says in public, its menu belongs to it."""
+    window: QWidget = viewer.window.main_menu.window()
+    return window
 
 
 def bridge_of_application() -> Bridge:

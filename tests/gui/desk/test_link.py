@@ -234,6 +234,20 @@ async def test_a_server_that_falls_silent_is_noticed(open_link, open_server, unt
         await until(link.changed, lambda: link.connected)
 
 
+async def test_it_is_known_when_a_silent_server_is_asked_again(open_link, open_server, until):
+    pace = Pace(ping=0.1, answer=0.5, first_pause=3600, longest_pause=3600)
+    async with open_server() as server, open_proxy(server.url) as proxy, open_link(pace) as link:
+        link.connect(proxy.url, Credentials(token=server.token()))
+        await until(link.changed, lambda: link.connected)
+        assert link.seconds_to_next_try is None
+        proxy.fail("stall", up=False)
+        await until(link.changed, lambda: link.state is WAITING)
+        assert 1700 < link.seconds_to_next_try <= 3600
+        link.retry_now()
+        await until(link.changed, lambda: link.connected)
+        assert link.seconds_to_next_try is None
+
+
 async def test_a_server_that_wants_fewer_requests_is_not_lost(open_link, open_server, until):
     async with open_server(requests_per_minute=30) as server, open_link(Pace(ping=3600)) as link:
         states, errors = states_of(link), []

@@ -11,14 +11,18 @@ from cryomamba_backends.threshold import ThresholdParams
 from cryomamba_core.cli.segment import segment
 from cryomamba_core.jobs import JobConfig, Source
 from cryomamba_core.parameters import parse_assignments
+from cryomamba_core.settings import default_data_dir
 from cryomamba_gui.desk.orders import command_line
 
+ELSEWHERE = Path("/my data")
 URL = "https://tomo.example:8443/cryo"
 SOURCE = Source(file_id="f")
 
 
 def words_of(config, **options):
-    return shlex.split(command_line(config, **{"path": Path("/data/a.mrc"), "url": URL, **options}))
+    return shlex.split(
+        command_line(config, **{"path": Path("/data/a.mrc"), "url": URL, "data_dir": ELSEWHERE, **options})
+    )
 
 
 def read_back(words):
@@ -58,10 +62,11 @@ def test_values_are_written_as_the_command_line_reads_them(value, word):
 
 def test_this_computer_needs_no_server():
     config = JobConfig(source=Source(path="/data/a.mrc"), runner="threshold")
+    usual = default_data_dir()
     expected = "cryomamba segment /data/a.mrc --runner threshold"
-    assert command_line(config, path=None, url="local:") == expected
-    assert command_line(config, path=Path("/data/a.mrc"), url="local:") == expected
-    elsewhere = command_line(config, path=None, url="local:", data_dir=Path("/my data"))
+    assert command_line(config, path=None, url="local:", data_dir=usual) == expected
+    assert command_line(config, path=Path("/data/a.mrc"), url="local:", data_dir=usual) == expected
+    elsewhere = command_line(config, path=None, url="local:", data_dir=ELSEWHERE)
     assert elsewhere == "cryomamba --data-dir '/my data' segment /data/a.mrc --runner threshold"
 
 

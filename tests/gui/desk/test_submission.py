@@ -314,6 +314,17 @@ async def test_the_engine_of_this_computer_opens_the_file_where_it_lies(tmp_path
         await item_until(desk, submission.item, lambda item: item.state.ended)
 
 
+async def test_the_command_of_this_computer_names_a_data_directory_that_is_not_the_usual_one(tmp_path, tomogram):
+    async with open_desk(tmp_path / "mine", url="local:") as desk:
+        submission = prepare(desk, tomogram)
+        beginning = f"cryomamba --data-dir {tmp_path / 'mine'} segment {tomogram} "
+        assert submission.command.startswith(beginning)
+        await state_of(submission, SubmissionState.READY)
+        submission.submit()
+        await state_of(submission, SubmissionState.SUBMITTED)
+        assert submission.item.command.startswith(beginning)
+
+
 async def test_without_an_engine_nothing_can_be_prepared(tmp_path, tomogram):
     async with open_desk(tmp_path / "mine") as desk:
         with pytest.raises(ServerUnreachable, match="no engine"):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from types import SimpleNamespace
 
 import pytest
 from qtpy.QtCore import Qt
@@ -12,6 +13,7 @@ from cryomamba_core.interfaces import Credentials
 from cryomamba_core.known_servers import note_server
 from cryomamba_gui.desk.link import LinkState
 from cryomamba_gui.qt.connecting import ConnectBar, ConnectDialog
+from cryomamba_gui.qt.connection_words import words_of
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -252,6 +254,42 @@ def test_waiting_for_a_server_can_be_given_up(window, eventually):
         eventually(lambda: window.text("connect.mark") == "◐")
         window.click("connect.go")
         assert window.text("connect.state") == "not connected"
+
+
+def test_it_says_when_a_server_that_does_not_answer_is_asked_again(window, workplace, eventually):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        workplace.desk.link.connect(f"http://127.0.0.1:{nobody.getsockname()[1]}", remember=False)
+        eventually(lambda: window.text("connect.state").endswith((", trying again in 1 s", ", trying again in 2 s")))
+
+
+@pytest.mark.parametrize(
+    ("waited", "left", "words"),
+    [
+        (0.4, None, "lab:8765 does not answer, trying again"),
+        (0.4, 0.9, "lab:8765 does not answer, trying again in 1 s"),
+        (12, 6.2, "lab:8765 has not answered for 12 s, trying again in 7 s"),
+        (100, 0.0, "lab:8765 has not answered for 1:40, trying again"),
+    ],
+)
+def test_waiting_is_put_into_words(waited, left, words):
+    link = SimpleNamespace(state=LinkState.WAITING, url="https://lab:8765", info=None)
+    assert words_of(link, waited=waited, left=left) == words
+
+
+def test_the_address_is_that_of_the_engine_whoever_has_connected(window, workplace, server_process, eventually):
+    address = window.field(QComboBox, "connect.address")
+    workplace.desk.link.connect(server_process.url, Credentials(token=server_process.token()), remember=False)
+    eventually(lambda: window.text("connect.mark") == "●")
+    assert address.currentText() == server_process.url
+    assert window.button("connect.go").text() == "Dis&connect"
+    window.enter("https://other:8765")
+    server_process.kill()
+    workplace.desk.link.retry_now()
+    eventually(lambda: window.text("connect.mark") == "◐")
+    assert address.currentText() == "https://other:8765", "what is being entered is left alone"
+    workplace.desk.link.connect("local:", remember=False)
+    assert address.currentText() == "this computer"
 
 
 def test_an_address_that_is_none_is_said_beside_with_what_to_write(window, eventually):

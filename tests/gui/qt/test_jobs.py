@@ -8,7 +8,6 @@ from qtpy.QtWidgets import QApplication, QMessageBox, QTableView
 
 from cryomamba_core.jobs import JobConfig, JobState, Source
 from cryomamba_core.previews import PreviewPolicy
-from cryomamba_core.worker.reporting import PROGRESS_INTERVAL
 from cryomamba_gui.qt.job_table import FRACTION
 from cryomamba_gui.qt.jobs import JobsTab
 
@@ -85,7 +84,7 @@ def test_without_jobs_it_says_where_they_come_from(tab):
         assert not tab.child(f"jobs.{name}").isEnabled()
 
 
-def test_a_job_is_shown_from_the_queue_to_its_end(tab, submit, gate, eventually, qtbot):
+def test_a_job_is_shown_from_the_queue_to_its_end(tab, submit, gate, eventually):
     running = submit("first.npy", gate=str(gate))
     queued = submit("second.npy")
     eventually(lambda: state(tab, 1).startswith("▶ segmenting · 1"))
@@ -93,7 +92,6 @@ def test_a_job_is_shown_from_the_queue_to_its_end(tab, submit, gate, eventually,
     model = tab.child("jobs.table", QTableView).model()
     assert 0 < model.index(1, 1).data(FRACTION) < 1
     assert model.index(0, 1).data(FRACTION) is None
-    qtbot.wait(round(1000 * PROGRESS_INTERVAL))  # what follows sooner a worker leaves out
     engines.open_gate(gate, 1)
     eventually(lambda: state(tab, 1).endswith(" left"))
     engines.open_gate(gate)

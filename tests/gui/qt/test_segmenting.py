@@ -192,6 +192,16 @@ def test_the_command_that_does_the_same_is_copied(ready, seat, server, tomogram,
     ]
 
 
+def test_the_command_of_this_computer_names_its_data_directory(tab, seat, tomogram, eventually):
+    add(tab, tomogram)
+    seat.desk.link.connect("local:", remember=False)
+    eventually(lambda: seat.desk.link.connected)
+    tab.choose("segment.model", "threshold")
+    tab.click("segment.copy-command")
+    words = shlex.split(QApplication.clipboard().text())
+    assert words[:5] == ["cryomamba", "--data-dir", str(seat.desk.settings.data_dir), "segment", str(tomogram)]
+
+
 def test_what_was_entered_survives_an_engine_that_goes_and_comes(ready, seat, server, eventually):
     ready.type("form.value", "0.5")
     ready.click("segment.results.fold")

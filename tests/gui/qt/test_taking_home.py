@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import threading
 
 import mrcfile
@@ -201,7 +202,7 @@ def test_a_film_of_the_turning_volume_is_written_and_one_can_be_stopped(masked, 
 
 def test_the_command_that_does_the_same_is_copied(masked, place):
     masked.click("home.copy-command")
-    words = QApplication.clipboard().text()
-    assert words.startswith("cryomamba segment")
-    assert str(place.path) in words
+    words = shlex.split(QApplication.clipboard().text())
+    assert words[:4] == ["cryomamba", "--data-dir", str(masked.host.settings.data_dir), "segment"]
+    assert words[4] == str(place.path)
     assert "copied" in masked.text("home.done")
