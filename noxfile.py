@@ -120,14 +120,14 @@ def screenshots(session: nox.Session) -> None:
 def tests_nnunet(session: nox.Session) -> None:
     """Everything that needs torch: equality with stock nnU-Net, and the demonstration."""
     _require(session, "torch", "nnunetv2", "pytest")
-    _pytest(session, *(session.posargs or _tests_that_need_torch()))
+    _pytest(session, "-n", "auto", *(session.posargs or _tests_that_need_torch()))
 
 
 @nox.session(python=False)
 def faults(session: nox.Session) -> None:
     """Workers, engines and servers that are killed, full disks, lines that are cut, clients that stall."""
     _require(session, "pytest", "sqlalchemy")
-    _pytest(session, "tests/faults", *session.posargs)
+    _pytest(session, "-n", "auto", "tests/faults", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])

@@ -56,6 +56,7 @@ class StepParams:
     depth: int = field(default=1, metadata={"help": "sections of a slab"})
     fault: str = field(default="", metadata={"help": "what goes wrong in the second slab"})
     resumes: bool = field(default=True, metadata={"help": "whether final sections are left out"})
+    axis: int = field(default=0, metadata={"help": "along which slabs follow each other"})
 
 
 class StepRunner(ModelRunner):
@@ -70,13 +71,21 @@ class StepRunner(ModelRunner):
 
     def segment(self, volume, params, context):
         first = context.final_rows if params.resumes else 0
-        rest = volume.grid.region((first, 0, 0), volume.grid.shape)
-        for slab in rest.slabs(params.depth):
-            self._wait(slab.start[0], params, context)
+        for row in range(first, volume.grid.shape[params.axis], params.depth):
+            slab = self._slab(volume.grid, params, row)
+            self._wait(row, params, context)
             labels = (volume.read(slab) > 0).astype(np.uint8)
-            if slab.start[0] >= first + params.depth:
+            if row >= first + params.depth:
                 labels, slab = self._fault(params.fault, labels, slab, volume.grid)
             yield LabelBlock(region=slab, labels=labels)
+
+    def sweep_axis(self, model, grid, params, device):
+        return params.axis
+
+    def _slab(self, grid, params, row):
+        start, stop = [0, 0, 0], list(grid.shape)
+        start[params.axis], stop[params.axis] = row, min(row + params.depth, grid.shape[params.axis])
+        return grid.region(start, stop)
 
     def _wait(self, section, params, context):
         while params.gate and not (Path(params.gate) / str(section)).exists():

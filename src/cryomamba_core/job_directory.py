@@ -88,13 +88,16 @@ class Checkpoint:
     Attributes
     ----------
     rows
-        Sections along Z, from the first.
+        How many, from the first on.
     dtype
         Type of ``labels.raw``.
+    axis
+        Along which they are counted: 0 for sections along Z, 1 for rows along Y, 2 along X.
     """
 
     rows: int
     dtype: str
+    axis: int = 0
 
 
 class JobDirectory:

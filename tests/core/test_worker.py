@@ -7,10 +7,12 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import strangers
+from attrs import evolve
 
 from cryomamba_core.artifacts import Manifest
 from cryomamba_core.durable import sha256_of
@@ -18,8 +20,9 @@ from cryomamba_core.errors import CorruptFile, PluginFault, UnusableVolume
 from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import JobCanceled
-from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, JobDirectory, JobSpec
+from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, Checkpoint, JobDirectory, JobSpec
 from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_core.labels import LabelBlock
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.previews import PreviewPolicy
 from cryomamba_core.settings import Settings
@@ -66,6 +69,12 @@ def make_directory(tmp_path, tomogram, **params):
     return directory
 
 
+def write_spec_with_interval(directory, seconds):
+    spec = directory.spec()
+    policy = PreviewPolicy(interval_seconds=seconds)
+    directory.begin_attempt(evolve(spec, config=evolve(spec.config, preview=policy)))
+
+
 def run_here(directory, host):
     spec = directory.spec()
     log, orders = EventLog(directory, attempt=spec.attempt), StopOrders(directory)
@@ -84,7 +93,7 @@ def test_the_labels_are_the_runners_and_the_manifest_says_where_they_come_from(t
     assert np.array_equal(mask, np.load(tomogram) > 0)
     manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
     assert manifest.run.source.sha256 == sha256_of(tomogram)
-    assert manifest.run.params == {"gate": "", "depth": 1, "fault": "", "resumes": True}
+    assert manifest.run.params == {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0}
     assert manifest.run.statistics[0].voxels == int(mask.sum())
     assert manifest.artifacts[0].sha256 == sha256_of(directory.artifacts_path / "mask.npy")
     assert manifest.notes == ("written by a stranger",)
@@ -104,24 +113,69 @@ def test_progress_never_falls_and_the_last_preview_is_the_whole_mask(tmp_path, t
     assert not preview.provisional
 
 
-@pytest.mark.parametrize("resumes", [True, False], ids=["leaves final sections out", "gives all sections again"])
-def test_a_second_attempt_goes_on_from_the_checkpoint(tmp_path, tomogram, host, monkeypatch, resumes):
+def fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, **params):
+    """A first attempt that ends after two rows, whose labels are then turned over: the next one takes them as they lie.
+
+    Returns the labels that the job should end with.
+    """
     monkeypatch.setattr(taking, "CHECKPOINT_INTERVAL", 0)
-    directory = make_directory(tmp_path, tomogram, fault="raises", depth=2, resumes=resumes)
+    directory = make_directory(tmp_path, tomogram, fault="raises", depth=2, **params)
     with pytest.raises(ArithmeticError):
         run_here(directory, host)
     assert directory.checkpoint().rows == 2
-    marked = directory.open_labels(directory.spec().grid, np.dtype(np.uint8), create=True)
-    with marked:
-        first = marked[:2]
-        marked.write(VoxelGrid(shape=SHAPE, voxel_size=(1, 1, 1)).region((0, 0, 0), (2, 5, 4)), 1 - first)
-    directory = make_directory(tmp_path, tomogram, depth=2, resumes=resumes)
+    expected = (np.load(tomogram) > 0).astype(np.uint8)
+    final = [slice(None)] * 3
+    final[params["axis"]] = slice(2)
+    with directory.open_labels(directory.spec().grid, np.dtype(np.uint8), create=True) as labels:
+        lying = labels[:]
+        assert np.array_equal(lying[tuple(final)], expected[tuple(final)])
+        lying[tuple(final)] ^= 1
+        expected[tuple(final)] ^= 1
+        labels.write(directory.spec().grid.whole, lying)
+    return expected
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("resumes", [True, False], ids=["leaves final rows out", "gives all rows again"])
+def test_a_second_attempt_goes_on_from_the_checkpoint(tmp_path, tomogram, host, monkeypatch, resumes, axis):
+    expected = fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, resumes=resumes, axis=axis)
+    directory = make_directory(tmp_path, tomogram, depth=2, resumes=resumes, axis=axis)
     run_here(directory, host)
     mask = np.load(directory.artifacts_path / "mask.npy")
-    expected = np.load(tomogram) > 0
-    assert np.array_equal(mask[:2], 1 - expected[:2])  # the sections of the first attempt were taken as they lay
-    assert np.array_equal(mask[2:], expected[2:])
+    assert np.array_equal(mask, expected)
     assert np.array_equal(directory.preview().labels(), mask)
+
+
+def test_rows_along_another_axis_are_not_gone_on_from(tmp_path, tomogram, host, monkeypatch):
+    fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, axis=1)
+    directory = make_directory(tmp_path, tomogram, depth=2, axis=2)
+    run_here(directory, host)
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+
+
+def test_what_came_too_soon_to_be_shown_is_shown_and_saved_while_the_runner_works_on(
+    tmp_path, tomogram, host, monkeypatch
+):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(taking, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    directory = make_directory(tmp_path, tomogram)
+    write_spec_with_interval(directory, 60.0)
+    seen = []
+
+    def segment(_, volume, params, context):
+        for slab in volume.grid.whole.slabs(1):
+            yield LabelBlock(region=slab, labels=np.ones(slab.shape, np.uint8))
+            seen.append((len(events_of(directory, PreviewReady)), directory.checkpoint()))
+            if slab.start[0] == 1:
+                clock.now += 61
+                context.checkpoint()
+                seen.append((len(events_of(directory, PreviewReady)), directory.checkpoint()))
+
+    monkeypatch.setattr(strangers.StepRunner, "segment", segment)
+    run_here(directory, host)
+    first, second, caught_up, *_ = seen
+    assert (first, second) == ((1, None), (1, None))
+    assert caught_up == (2, Checkpoint(rows=2, dtype="uint8"))
 
 
 @pytest.mark.parametrize(

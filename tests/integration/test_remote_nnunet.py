@@ -16,7 +16,9 @@ from engines import workers_of
 from cryomamba_core.events import PreviewReady
 from cryomamba_core.job_directory import JobDirectory
 
-JOB = ["--model", "cryomamba-demo", "--param", "mirroring=false", "--param", "spacing=voxels"]
+#: In single precision, so that there is time to kill somebody before it is done.
+PARAMS = ["mirroring=false", "spacing=voxels", "precision=single"]
+JOB = ["--model", "cryomamba-demo", *(word for value in PARAMS for word in ("--param", value))]
 WANTED = ["--artifact", "mask.mrc", "--artifact", "manifest.json"]
 
 
@@ -27,9 +29,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tomogram(folder):
-    """Noise deep enough for several sweep steps."""
+    """Noise long enough, along Y, for several sweep steps."""
     path = folder / "noise.mrc"
-    voxels = np.random.default_rng(8).normal(size=(160, 80, 70)).astype(np.float32)
+    voxels = np.random.default_rng(8).normal(size=(70, 200, 80)).astype(np.float32)
     with mrcfile.new(path) as mrc:
         mrc.set_data(voxels)
         mrc.voxel_size = 10.0

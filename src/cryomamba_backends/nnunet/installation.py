@@ -13,11 +13,24 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve, field, frozen
 
 from cryomamba_backends.nnunet.checkpoints import Checkpoint, read_checkpoint
-from cryomamba_backends.nnunet.installed import DATASET, PLANS, RECORD, FoldRecord, InstalledModel, ModelRecord
+from cryomamba_backends.nnunet.installed import (
+    DATASET,
+    PLANS,
+    PREVIOUS,
+    RECORD,
+    FoldRecord,
+    InstalledModel,
+    ModelRecord,
+)
 from cryomamba_backends.nnunet.network import build_network, fill_network, unique_weights
 from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
 from cryomamba_backends.nnunet.spacing import SpacingUnit, guess_unit, in_angstrom, spacing_unit
-from cryomamba_backends.nnunet.trained_folder import TrainedFolder, check_trainer, open_trained_folder
+from cryomamba_backends.nnunet.trained_folder import (
+    TrainedFolder,
+    check_trainer,
+    open_trained_folder,
+    previous_stage_of,
+)
 from cryomamba_core.durable import PARTIAL, sha256_of, sync_file, sync_folder
 from cryomamba_core.errors import InvalidParameter, ModelExists, UnusableModel
 from cryomamba_core.wire import dump_json
@@ -87,6 +100,8 @@ class PreparedModel:
         Fold → its weights, each under one name.
     record
         What ``model.json`` will say; folds and name are still missing.
+    previous
+        The model that a cascade begins with; None for all others.
     """
 
     source: TrainedFolder
@@ -94,6 +109,7 @@ class PreparedModel:
     checkpoint: Checkpoint
     weights: dict[str, dict[str, torch.Tensor]] = field(repr=False)
     record: ModelRecord
+    previous: PreparedModel | None
 
 
 def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
@@ -104,7 +120,10 @@ def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
     ModelError
         UnusableModel, HostileModel or UnsupportedModel.
     """
-    source = open_trained_folder(folder)
+    return _prepared(open_trained_folder(folder), options)
+
+
+def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     checkpoints = {fold: read_checkpoint(path) for fold, path in source.checkpoints.items()}
     first = next(iter(checkpoints.values()))
     recipe = parse_recipe(source.plans, source.dataset, first.configuration)
@@ -112,29 +131,34 @@ def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
     for fold, checkpoint in checkpoints.items():
         check_trainer(checkpoint.trainer, options.accept_trainer)
         _check_same_model(first, checkpoint, fold)
-        network = build_network(recipe.network, recipe.labels.heads)
+        network = build_network(recipe.network, channels=recipe.channels, heads=recipe.labels.heads)
         fill_network(network, checkpoint.weights, source=f"fold_{fold}/{source.checkpoints[fold].name}")
         weights[fold] = unique_weights(network)
     guess = None if options.spacing_unit else guess_unit(recipe.spacing)
+    axes = _mirroring_axes(first, recipe)
+    previous = _previous_stage(source, recipe, options)
     unit = options.spacing_unit or guess.unit  # type: ignore[union-attr]  # one of the two is there
     record = ModelRecord(
         name="",
-        digest=_digest(recipe, first.mirroring_axes, unit, weights),
+        digest=_digest(recipe, axes, unit, weights, previous),
         configuration=first.configuration,
         trainer=first.trainer,
         spacing_unit=unit,
         voxel_size=in_angstrom(recipe.source_spacing, unit),
         patch=recipe.patch,
-        mirroring_axes=first.mirroring_axes,
+        mirroring_axes=axes,
         folds=(),
         labels=recipe.labels.labels,
+        previous=previous.record.digest if previous else "",
         description=_text(options.description, source.dataset, "description"),
         licence=_text(options.licence, source.dataset, "licence", "license"),
         citation=_text(options.citation, source.dataset, "citation", "reference"),
         created_from=source.folder.name,
         notes=(*source.notes, *((guess.note,) if guess else ())),
     )
-    return PreparedModel(source=source, recipe=recipe, checkpoint=first, weights=weights, record=record)
+    return PreparedModel(
+        source=source, recipe=recipe, checkpoint=first, weights=weights, record=record, previous=previous
+    )
 
 
 def write_model(prepared: PreparedModel, root: Path, name: str) -> InstalledModel:
@@ -145,34 +169,43 @@ def write_model(prepared: PreparedModel, root: Path, name: str) -> InstalledMode
     ModelExists
         If the name is taken.
     """
-    from safetensors.torch import save_file
-
     root.mkdir(parents=True, exist_ok=True)
     target = root / name
     partial = root / f".{name}.{os.getpid()}{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        folds = []
-        for fold, weights in prepared.weights.items():
-            path = partial / f"fold_{fold}.safetensors"
-            save_file(weights, path)
-            folds.append(FoldRecord(fold=fold, file=path.name, size=path.stat().st_size, sha256=sha256_of(path)))
-        dataset = {key: prepared.source.dataset[key] for key in DATASET_KEYS if key in prepared.source.dataset}
-        record = evolve(prepared.record, name=name, folds=tuple(folds))
-        (partial / PLANS).write_text(json.dumps(prepared.source.plans, indent=1) + "\n", encoding="utf-8")
-        (partial / DATASET).write_text(json.dumps(dataset, indent=1) + "\n", encoding="utf-8")
-        (partial / RECORD).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
-        for path in partial.iterdir():
-            path.chmod(0o644)
-            sync_file(path)
-        sync_folder(partial)
+        record = _write_files(prepared, partial, name)
         _move(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_folder(root)
     return InstalledModel(folder=target, record=record)
+
+
+def _write_files(prepared: PreparedModel, folder: Path, name: str) -> ModelRecord:
+    """Write a model's files durably into a folder, and those of the stage before it into one inside."""
+    from safetensors.torch import save_file
+
+    folds = []
+    for fold, weights in prepared.weights.items():
+        path = folder / f"fold_{fold}.safetensors"
+        save_file(weights, path)
+        folds.append(FoldRecord(fold=fold, file=path.name, size=path.stat().st_size, sha256=sha256_of(path)))
+    dataset = {key: prepared.source.dataset[key] for key in DATASET_KEYS if key in prepared.source.dataset}
+    record = evolve(prepared.record, name=name, folds=tuple(folds))
+    (folder / PLANS).write_text(json.dumps(prepared.source.plans, indent=1) + "\n", encoding="utf-8")
+    (folder / DATASET).write_text(json.dumps(dataset, indent=1) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
+    for path in list(folder.iterdir()):
+        path.chmod(0o644)
+        sync_file(path)
+    if prepared.previous is not None:
+        (folder / PREVIOUS).mkdir()
+        _write_files(prepared.previous, folder / PREVIOUS, PREVIOUS)
+    sync_folder(folder)
+    return record
 
 
 def automatic_name(folder: Path, digest: str) -> str:
@@ -209,6 +242,27 @@ def _check_same_model(first: Checkpoint, other: Checkpoint, fold: str) -> None:
             )
 
 
+def _mirroring_axes(checkpoint: Checkpoint, recipe: ModelRecipe) -> tuple[int, ...]:
+    """Model axes; a checkpoint of a planar network counts those of its sections."""
+    axes = tuple(axis + recipe.planar for axis in checkpoint.mirroring_axes)
+    if max(axes, default=0) > 2:
+        raise UnusableModel(f"the checkpoint allows mirroring on the axes {checkpoint.mirroring_axes} of a section")
+    return axes
+
+
+def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: InstallOptions) -> PreparedModel | None:
+    if recipe.previous_stage is None:
+        return None
+    previous = _prepared(previous_stage_of(source, recipe.previous_stage), options)
+    same = (previous.recipe.transpose, previous.recipe.labels) == (recipe.transpose, recipe.labels)
+    if not same or previous.recipe.planar or previous.recipe.previous_stage:
+        raise UnusableModel(
+            f"{previous.source.folder.name} is no stage before {source.folder.name}: its axes or labels are others",
+            hint="both must be of one training",
+        )
+    return previous
+
+
 def _text(given: str | None, dataset: dict[str, Any], *keys: str) -> str:
     if given is not None:
         return given
@@ -223,12 +277,14 @@ def _digest(
     mirroring_axes: Iterable[int],
     unit: SpacingUnit,
     weights: dict[str, dict[str, torch.Tensor]],
+    previous: PreparedModel | None,
 ) -> str:
     """SHA-256 over what decides the labels, in one canonical form."""
     decisive = {
         "recipe": asdict(recipe, recurse=True),
         "mirroring_axes": list(mirroring_axes),
         "spacing_unit": unit,
+        "previous": previous.record.digest if previous else None,
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":")).encode())
     for fold in sorted(weights):

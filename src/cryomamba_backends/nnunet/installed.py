@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from cryomamba_backends.nnunet.network import build_network, fill_network
+from cryomamba_backends.nnunet.network import build_network, fill_network, over_sections
 from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
 from cryomamba_backends.nnunet.spacing import SpacingUnit
 from cryomamba_core.durable import sha256_of
@@ -28,6 +28,9 @@ RUNNER = "nnunet"
 RECORD = "model.json"
 PLANS = "plans.json"
 DATASET = "dataset.json"
+
+#: Folder, in that of a cascade, of the model that it begins with.
+PREVIOUS = "previous"
 
 #: Version of the layout of an installed model's folder.
 FORMAT = 1
@@ -88,6 +91,8 @@ class ModelRecord:
         The weights.
     labels
         What it segments.
+    previous
+        Digest of the model that a cascade begins with; empty for all others.
     description, licence, citation
         For people.
     created_from
@@ -108,6 +113,7 @@ class ModelRecord:
     mirroring_axes: tuple[int, ...]
     folds: tuple[FoldRecord, ...]
     labels: tuple[Label, ...]
+    previous: str = ""
     description: str = ""
     licence: str = ""
     citation: str = ""
@@ -134,6 +140,8 @@ class InstalledModel:
             "spacing unit": record.spacing_unit,
             "trainer": record.trainer,
         }
+        if record.previous:
+            details["first stage"] = record.previous[:12]
         if record.notes:
             details["notes"] = "; ".join(record.notes)
         return ModelInfo(
@@ -157,15 +165,30 @@ class InstalledModel:
             raise self._damaged(str(error)) from error
         return parse_recipe(plans, dataset, self.record.configuration)
 
+    def previous_stage(self) -> InstalledModel | None:
+        """The model that a cascade begins with.
+
+        Raises
+        ------
+        CryoMambaError
+            If it cannot be read.
+        """
+        if not self.record.previous:
+            return None
+        previous = read_installed(self.folder / PREVIOUS)
+        if previous.record.digest != self.record.previous:
+            raise self._damaged(f"its folder {PREVIOUS} holds another model")
+        return previous
+
     def network(self, fold: FoldRecord, recipe: ModelRecipe) -> torch.nn.Module:
-        """The network with the weights of a fold, on the CPU, ready to run.
+        """The network of tiles (1, channels, z, y, x) with the weights of a fold, on the CPU, ready to run.
 
         Raises
         ------
         UnusableModel
             If the weights are not those that were installed.
         """
-        network = build_network(recipe.network, recipe.labels.heads)
+        network = build_network(recipe.network, channels=recipe.channels, heads=recipe.labels.heads)
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -177,7 +200,7 @@ class InstalledModel:
         except (OSError, SafetensorError) as error:
             raise self._damaged(" ".join(str(error).split())) from error
         fill_network(network, weights, source=fold.file)
-        return network
+        return over_sections(network) if recipe.planar else network
 
     def _damaged(self, reason: str) -> UnusableModel:
         return UnusableModel(

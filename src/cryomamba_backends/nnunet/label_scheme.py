@@ -31,11 +31,15 @@ class LabelScheme:
         earlier ones; None where the heads are background and the labels, of which the best wins.
     heads
         Number of outputs of the network.
+    foreground
+        Label values of the training data, background left out, ascending: what a cascade's second
+        network is told of the first one's labels.
     """
 
     names: dict[int, str]
     regions: tuple[int, ...] | None
     heads: int = field()
+    foreground: tuple[int, ...]
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -48,7 +52,7 @@ class LabelScheme:
         Parameters
         ----------
         scores
-            (heads, z, y, x) in half precision, without NaN.
+            (heads, z, y, x) in half or single precision, without NaN.
 
         Returns
         -------
@@ -59,7 +63,7 @@ class LabelScheme:
 
         dtype = label_dtype(max(self.names))
         wide = torch.uint8 if dtype.itemsize == 1 else torch.int32
-        labels = torch.zeros(scores.shape[1:], dtype=wide)
+        labels = torch.zeros(scores.shape[1:], dtype=wide, device=scores.device)
         if self.regions is not None:
             for head, value in enumerate(self.regions):
                 labels.masked_fill_(torch.sigmoid(scores[head].float()) > 0.5, value)
@@ -68,7 +72,7 @@ class LabelScheme:
             for head in range(1, self.heads):
                 labels.masked_fill_(scores[head] > best, head)
                 torch.maximum(best, scores[head], out=best)
-        decided: NDArray[Any] = labels.numpy().astype(dtype, copy=False)
+        decided: NDArray[Any] = labels.cpu().numpy().astype(dtype, copy=False)
         return decided
 
 
@@ -114,7 +118,7 @@ def _of_labels(given: dict[str, Any]) -> LabelScheme:
         )
     heads = len(names)
     del names[0]
-    return LabelScheme(names=names, regions=None, heads=heads)
+    return LabelScheme(names=names, regions=None, heads=heads, foreground=tuple(sorted(names)))
 
 
 def _of_regions(given: dict[str, Any], order: object) -> LabelScheme:
@@ -124,4 +128,9 @@ def _of_regions(given: dict[str, Any], order: object) -> LabelScheme:
             f"dataset.json has {len(regions)} regions, but regions_class_order is {order!r}",
             hint="it must give a positive label to each region",
         )
-    return LabelScheme(names=dict(zip(order, regions, strict=True)), regions=tuple(order), heads=len(regions))
+    return LabelScheme(
+        names=dict(zip(order, regions, strict=True)),
+        regions=tuple(order),
+        heads=len(regions),
+        foreground=tuple(sorted({part for value in given.values() for part in _values(value)} - {0})),
+    )

@@ -9,37 +9,78 @@ from typing import Any
 
 import numpy as np
 
+from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.plans import ModelRecipe
 from cryomamba_backends.nnunet.statistics import SLAB_VOXELS
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
+from cryomamba_backends.nnunet.window import READ_VOXELS
 from cryomamba_core.errors import OutOfMemory
 
 #: PyTorch unfolds the input of a convolution where channels × depth × height is at most this (float32, one tile).
 UNFOLDED_UP_TO = 20480
 
-HINT = "free memory, cut the volume along Y and X, or use fewer folds; a smaller depth does not help"
+HALF, SINGLE = 2, 4
+
+#: What libraries load and compile when a network first runs: 45 MiB with torch 2.13 on x86.
+LIBRARIES = 45 << 20
+
+#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike.
+ALLOCATOR = 32 << 20
+
+HINT = "free memory, cut the volume along its shorter axes (cutting the longest saves nothing), or use mode=fast"
 
 
-def estimate_ram(recipe: ModelRecipe, grid: TileGrid, *, folds: int, weight_bytes: int, dtype: np.dtype[Any]) -> int:
-    """Bytes that a run needs at its peak.
+def estimate_ram(
+    recipe: ModelRecipe,
+    grid: TileGrid,
+    course: Course,
+    *,
+    folds: int,
+    weight_bytes: int,
+    dtype: np.dtype[Any],
+) -> int:
+    """Bytes of the host's memory that a run needs at its peak.
 
     Parameters
     ----------
-    recipe, grid
-        The model's plans, and its tiles over the volume.
+    recipe, grid, course
+        The model's plans, its tiles over the volume in the axes of the sweep, and how it goes.
     folds, weight_bytes
         How many networks run, and the size of their weights.
     dtype
         Of the volume.
     """
-    heads = recipe.labels.heads
     plane = math.prod(grid.padded[1:])
-    half, single = 2, 4
-    window = (half * (heads * folds + 1) + single) * grid.patch[0] * plane
-    block = max(plane, BLOCK_VOXELS) * (2 * half * heads + 2 * single + dtype.itemsize)
-    statistics = SLAB_VOXELS * (3 * single + dtype.itemsize)
-    return window + max(block, statistics) + 2 * weight_bytes + _activation_bytes(recipe)
+    statistics = SLAB_VOXELS * (3 * SINGLE + dtype.itemsize)
+    reading = max(plane, READ_VOXELS) * (2 * SINGLE + dtype.itemsize)
+    if course.device != "cpu":
+        return weight_bytes + max(statistics, reading)
+    deciding = max(plane, BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
+    held = held_bytes(recipe, grid, course, folds=folds)
+    return weight_bytes + max(statistics, held + ALLOCATOR + max(reading, deciding, activation_bytes(recipe, course)))
+
+
+def estimate_vram(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int, weight_bytes: int) -> int:
+    """Bytes of the device's memory that a run needs at its peak; 0 on the CPU."""
+    if course.device == "cpu":
+        return 0
+    deciding = max(math.prod(grid.padded[1:]), BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
+    activations = course.batch * activation_bytes(recipe, course)
+    return weight_bytes + held_bytes(recipe, grid, course, folds=folds) + max(deciding, activations)
+
+
+def held_bytes(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int) -> int:
+    """Bytes of voxels and sums that a sweep holds throughout."""
+    heads, channels = recipe.labels.heads, recipe.channels
+    sums = HALF * (heads * folds + 1) if course.exact else SINGLE * heads
+    return (sums + SINGLE * channels) * grid.patch[0] * math.prod(grid.padded[1:])
+
+
+def _bytes_to_decide(recipe: ModelRecipe, course: Course) -> int:
+    """For each voxel: its mean scores and those of the piece before, the best one, a comparison, and labels twice."""
+    score = HALF if course.exact else SINGLE
+    return 2 * recipe.labels.heads * score + score + 3
 
 
 @contextmanager
@@ -58,23 +99,29 @@ def memory_errors_named() -> Iterator[None]:
         raise
 
 
-def _activation_bytes(recipe: ModelRecipe) -> int:
-    """What the network holds while it works on a tile: skips, three maps of full size, one unfolded input."""
+def activation_bytes(recipe: ModelRecipe, course: Course) -> int:
+    """What the network holds while it works on a tile, in bytes.
+
+    Skips, and maps of full size: in exact mode three and the largest input that PyTorch unfolds for a convolution,
+    else six, as oneDNN keeps inputs and outputs in an order of its own beside them.
+    """
+    number = SINGLE if course.precision == "single" else HALF
     arguments = recipe.network.arguments
     features, strides = arguments.get("features_per_stage"), arguments.get("strides")
     if not isinstance(features, list) or not isinstance(strides, list):
-        return 4 * 64 * math.prod(recipe.patch)
-    size = [float(edge) for edge in recipe.patch]
+        return LIBRARIES + number * 64 * math.prod(recipe.patch)
+    size = [float(edge) for edge in recipe.patch[recipe.planar :]]
     skips = 0.0
     unfolded = 0.0
     inputs = 1
     for count, stride in zip(features, strides, strict=False):
-        factors = stride if isinstance(stride, list) else [stride] * 3
+        factors = stride if isinstance(stride, list) else [stride] * len(size)
         size = [edge / factor for edge, factor in zip(size, factors, strict=False)]
         skips += count * math.prod(size)
-        for channels in (inputs, count, 2 * count):
-            if channels * size[0] * size[1] <= UNFOLDED_UP_TO:
+        for channels in (inputs, count, 2 * count) if course.exact else ():
+            if channels * math.prod(size[:-1]) <= UNFOLDED_UP_TO:
                 unfolded = max(unfolded, 27 * channels * math.prod(size))
         inputs = count
-    widest = max(3 * features[0], 2 * recipe.labels.heads) * math.prod(recipe.patch)
-    return int(4 * (skips + unfolded + widest))
+    maps = (3 if course.exact else 6) * features[0] * math.prod(recipe.patch)
+    scores = 2 * SINGLE * recipe.labels.heads * math.prod(recipe.patch)
+    return LIBRARIES + max(int(number * (skips + unfolded + maps)), scores)

@@ -17,9 +17,9 @@ ARCHITECTURES = frozenset({"PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet
 
 #: Arguments that name a class, and the classes that they may name.
 LAYERS: Mapping[str, frozenset[str]] = {
-    "conv_op": frozenset({"Conv3d"}),
-    "norm_op": frozenset({"BatchNorm3d", "InstanceNorm3d"}),
-    "dropout_op": frozenset({"AlphaDropout", "Dropout", "Dropout3d"}),
+    "conv_op": frozenset({"Conv2d", "Conv3d"}),
+    "norm_op": frozenset({"BatchNorm2d", "BatchNorm3d", "InstanceNorm2d", "InstanceNorm3d"}),
+    "dropout_op": frozenset({"AlphaDropout", "Dropout", "Dropout2d", "Dropout3d"}),
     "nonlin": frozenset(
         {"ELU", "GELU", "Hardswish", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Tanh"}
     ),
@@ -51,15 +51,15 @@ MAX_STAGES = 16
 MAX_LAYERS_PER_STAGE = 64
 
 
-def build_network(recipe: NetworkRecipe, heads: int) -> torch.nn.Module:
+def build_network(recipe: NetworkRecipe, *, channels: int, heads: int) -> torch.nn.Module:
     """Build the network without memory for its weights.
 
     Parameters
     ----------
     recipe
         From the plans.
-    heads
-        Number of outputs.
+    channels, heads
+        Number of inputs and outputs.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def build_network(recipe: NetworkRecipe, heads: int) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             network: nn.Module = getattr(unet, kind)(
-                input_channels=1, num_classes=heads, deep_supervision=False, **arguments
+                input_channels=channels, num_classes=heads, deep_supervision=False, **arguments
             )
     except (AssertionError, ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnusableModel(f"plans.json does not describe a {kind}: {' '.join(str(error).split())}") from error
@@ -112,6 +112,22 @@ def fill_network(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
         if tensor.is_meta:
             raise UnusableModel(f"{source} lacks the weight {key!r} that the network of plans.json needs")
     network.requires_grad_(requires_grad=False)
+
+
+def over_sections(network: torch.nn.Module) -> torch.nn.Module:
+    """A network of sections (1, channels, y, x) as one of tiles (1, channels, 1, y, x)."""
+    from torch import nn
+
+    class OverSections(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, tile: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = self.network(tile.squeeze(2))
+            return scores.unsqueeze(2)
+
+    return OverSections()
 
 
 def unique_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomamba_backends.nnunet.plans import IntensityProperties, ModelRecipe
-from cryomamba_backends.nnunet.statistics import OnSlab, extremes, moments, slabs_of
+from cryomamba_backends.nnunet.statistics import Moments, OnSlab, extremes, moments, run_lengths, slabs_of
 from cryomamba_core.errors import UnusableVolume
 from cryomamba_core.geometry import Region
 from cryomamba_core.volumes import Volume
@@ -30,8 +30,7 @@ def measure_normalisation(recipe: ModelRecipe, volume: Volume, box: Region, *, o
     """
     slabs = slabs_of(volume, box, on_slab=on_slab)
     if recipe.normalisation == "ZScoreNormalization":
-        measured = moments(slabs, box, volume.grid.shape)
-        return _shift_and_scale(measured.mean, max(measured.standard_deviation, EPSILON))
+        return standardise(moments(slabs, box.size, run_lengths(box.shape, volume.grid.shape)))
     if recipe.normalisation == "RescaleTo01Normalization":
         low, high = extremes(slabs)
         return _shift_and_scale(low, np.clip(high - low, a_min=EPSILON, a_max=None))
@@ -47,6 +46,11 @@ def measure_normalisation(recipe: ModelRecipe, volume: Volume, box: Region, *, o
         assert recipe.intensity is not None
         return _clip_and_scale(recipe.intensity)
     return lambda _: None
+
+
+def standardise(measured: Moments) -> Normalise:
+    """The scheme that makes the mean 0 and the standard deviation 1."""
+    return _shift_and_scale(measured.mean, max(measured.standard_deviation, EPSILON))
 
 
 def _shift_and_scale(shift: np.float32 | None, scale: Any) -> Normalise:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from attrs import frozen
 
@@ -11,12 +11,13 @@ from cryomamba_backends.nnunet.label_scheme import LabelScheme, parse_label_sche
 from cryomamba_core.errors import UnsupportedModel, UnusableModel
 from cryomamba_core.geometry import Index3, Vector3, to_index, to_vector
 
-#: The only configuration so far.
-CONFIGURATION = "3d_fullres"
-
 #: Patches of more voxels, or longer on an axis, are taken for a mistake or an attack.
 MAX_PATCH_EDGE = 1024
 MAX_PATCH_VOXELS = 1 << 28
+
+#: nnU-Net's functions that resample, and that leave volumes as they are.
+SPLINES = "resample_data_or_seg_to_shape"
+NEVER = "no_resampling_hack"
 
 SCHEMES = frozenset(
     {
@@ -56,6 +57,26 @@ class NetworkRecipe:
 
 
 @frozen(kw_only=True)
+class Resampling:
+    """How volumes of another voxel size are brought to that of the model.
+
+    Attributes
+    ----------
+    method
+        ``splines`` is nnU-Net's own: cubic for voxels and linear for scores. A model of ``never`` was
+        trained without; of an ``unknown`` one only the name is known.
+    name
+        Of nnU-Net's function.
+    separate
+        Whether sections across the axis of the longest voxels are resampled by themselves; None to judge.
+    """
+
+    method: Literal["splines", "never", "unknown"]
+    name: str
+    separate: bool | None
+
+
+@frozen(kw_only=True)
 class ModelRecipe:
     """All of the plans that decides labels, in the axis order of the model.
 
@@ -63,25 +84,43 @@ class ModelRecipe:
     ----------
     patch
         Extent of a tile in voxels, in model axes.
+    planar
+        Whether the network takes sections across the first model axis, each by itself; a tile is one voxel thick.
     spacing
         Voxel size that the model was trained on, in model axes and in the unit of its training files.
+        That of a planar model does not matter along the first axis.
     transpose
         Axis (z, y, x) of the volume that each model axis is.
     normalisation
         Name of nnU-Net's scheme.
     intensity
         What that scheme knows of the training data; None where it needs nothing.
+    masked
+        Whether zeros that are open to the outside are left out of the normalisation, and stay zero.
+    resampling
+        How volumes of another voxel size are treated.
+    previous_stage
+        Configuration whose labels the network takes as further channels; None but for cascades.
     network, labels
         How scores are made, and what they mean.
     """
 
     patch: Index3
+    planar: bool
     spacing: Vector3
     transpose: Index3
     normalisation: str
     intensity: IntensityProperties | None
+    masked: bool
+    resampling: Resampling
+    previous_stage: str | None
     network: NetworkRecipe
     labels: LabelScheme
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network takes."""
+        return 1 + (len(self.labels.foreground) if self.previous_stage else 0)
 
     @property
     def source_spacing(self) -> Vector3:
@@ -109,32 +148,27 @@ def parse_recipe(plans: Any, dataset: Any, configuration: str) -> ModelRecipe:
     UnsupportedModel
         If the model needs something that this runner cannot do.
     """
-    if configuration != CONFIGURATION:
-        raise UnsupportedModel(
-            f"the model is of configuration {configuration!r}",
-            hint=f"only {CONFIGURATION} is supported: 2d, 3d_lowres and cascades are not",
-        )
     if not isinstance(plans, dict) or not isinstance(dataset, dict):
         raise UnusableModel("plans.json or dataset.json holds no JSON object")
     _refuse_other_label_manager(plans)
     _refuse_several_channels(dataset)
     chosen = _configuration(plans, configuration)
-    if chosen.get("previous_stage"):
-        raise UnsupportedModel(
-            f"the model is the second stage of a cascade after {chosen['previous_stage']!r}",
-            hint=f"only {CONFIGURATION} without a cascade is supported",
-        )
     preprocessor = chosen.get("preprocessor_name", "DefaultPreprocessor")
     if preprocessor != "DefaultPreprocessor":
         raise UnsupportedModel(f"the model needs the preprocessor {preprocessor!r}", hint="only nnU-Net's own is known")
     scheme = _normalisation(chosen)
+    patch = _patch(chosen)
     return ModelRecipe(
-        patch=_patch(chosen),
-        spacing=_spacing(chosen),
+        patch=patch,
+        planar=len(chosen["patch_size"]) == 2,
+        spacing=_spacing(plans, chosen),
         transpose=_transpose(plans),
         normalisation=scheme,
         intensity=_intensity(plans) if scheme == "CTNormalization" else None,
-        network=_network(chosen),
+        masked=scheme == "ZScoreNormalization" and _masked(chosen),
+        resampling=_resampling(chosen),
+        previous_stage=_previous_stage(chosen),
+        network=_network(chosen, dimensions=len(chosen["patch_size"])),
         labels=parse_label_scheme(dataset),
     )
 
@@ -176,28 +210,32 @@ def _configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
     return merged
 
 
-def _three_numbers(value: object) -> bool:
+def _numbers(value: object, count: int) -> bool:
     return (
         isinstance(value, list)
-        and len(value) == 3
-        and all(type(part) in (int, float) and math.isfinite(part) for part in value)
+        and len(value) == count
+        and all(type(part) in (int, float) and math.isfinite(part) and part > 0 for part in value)
     )
 
 
 def _patch(chosen: dict[str, Any]) -> Index3:
     patch = chosen.get("patch_size")
-    if not isinstance(patch, list) or not _three_numbers(patch) or any(int(edge) != edge or edge < 1 for edge in patch):
-        raise UnusableModel(f"plans.json has the patch size {patch!r}, which is not three positive numbers")
+    if not isinstance(patch, list) or not any(_numbers(patch, count) for count in (2, 3)) or any(p % 1 for p in patch):
+        raise UnusableModel(f"plans.json has the patch size {patch!r}, which is not two or three positive numbers")
     if max(patch) > MAX_PATCH_EDGE or math.prod(patch) > MAX_PATCH_VOXELS:
         raise UnsupportedModel(f"a patch of {patch} voxels is too large")
-    return to_index(patch)
+    return to_index([1] * (3 - len(patch)) + patch)
 
 
-def _spacing(chosen: dict[str, Any]) -> Vector3:
-    spacing = chosen.get("spacing")
-    if not isinstance(spacing, list) or not _three_numbers(spacing) or min(spacing) <= 0:
-        raise UnusableModel(f"plans.json has the spacing {spacing!r}, which is not three lengths")
-    return to_vector(spacing)
+def _spacing(plans: dict[str, Any], chosen: dict[str, Any]) -> Vector3:
+    spacing, count = chosen.get("spacing"), len(chosen["patch_size"])
+    if not isinstance(spacing, list) or not _numbers(spacing, count):
+        raise UnusableModel(f"plans.json has the spacing {spacing!r}, which is not {count} lengths")
+    if count == 3:
+        return to_vector(spacing)
+    trained = plans.get("original_median_spacing_after_transp")
+    between = trained[0] if isinstance(trained, list) and _numbers(trained, 3) else min(spacing)
+    return to_vector([between, *spacing])
 
 
 def _transpose(plans: dict[str, Any]) -> Index3:
@@ -216,13 +254,47 @@ def _normalisation(chosen: dict[str, Any]) -> str:
         raise UnsupportedModel(
             f"the model needs the normalisation {scheme!r}", hint=f"known: {', '.join(sorted(SCHEMES))}"
         )
-    masked = chosen.get("use_mask_for_norm")
-    if scheme == "ZScoreNormalization" and masked not in (None, [False]):
-        raise UnsupportedModel(
-            "the model is normalised inside the nonzero mask only (use_mask_for_norm)",
-            hint="train with volumes that are not cut out of zeros, or set use_mask_for_norm to false and train anew",
-        )
     return scheme
+
+
+def _masked(chosen: dict[str, Any]) -> bool:
+    masked = chosen.get("use_mask_for_norm")
+    if masked not in (None, [None], [False], [True]):
+        raise UnusableModel(f"plans.json has use_mask_for_norm {masked!r} for one channel")
+    return masked == [True]
+
+
+def _previous_stage(chosen: dict[str, Any]) -> str | None:
+    previous = chosen.get("previous_stage") or None
+    if previous is not None and (not isinstance(previous, str) or len(chosen["patch_size"]) == 2):
+        raise UnusableModel(f"plans.json has {previous!r} as the stage before this one")
+    if previous is not None and _masked(chosen):
+        raise UnsupportedModel(
+            "the model is the second stage of a cascade, and is normalised inside a mask that the first stage changes",
+            hint="use the 3d_fullres model of the same training, or train with use_mask_for_norm set to false",
+        )
+    return previous
+
+
+def _resampling(chosen: dict[str, Any]) -> Resampling:
+    functions = [
+        (str(chosen.get(f"resampling_fn_{what}", SPLINES)), chosen.get(f"resampling_fn_{what}_kwargs", {}), order)
+        for what, order in (("data", 3), ("probabilities", 1), ("seg", 1))
+    ]
+    if not chosen.get("previous_stage"):
+        functions.pop()
+    names = {name for name, _, _ in functions}
+    name = " and ".join(sorted(names))
+    if names == {NEVER}:
+        return Resampling(method="never", name=name, separate=None)
+    first = functions[0][1]
+    separate = first.get("force_separate_z") if isinstance(first, dict) else None
+    for place, (_, given, order) in enumerate(functions):
+        stock = {"is_seg": place == 2, "order": order, "order_z": 0, "force_separate_z": separate}
+        known = names == {SPLINES} and isinstance(given, dict) and {**stock, **given} == stock
+        if not known or not (separate is None or isinstance(separate, bool)):
+            return Resampling(method="unknown", name=name, separate=None)
+    return Resampling(method="splines", name=name, separate=separate)
 
 
 def _intensity(plans: dict[str, Any]) -> IntensityProperties:
@@ -236,17 +308,20 @@ def _intensity(plans: dict[str, Any]) -> IntensityProperties:
     return IntensityProperties(**{name: float(first[name]) for name in names})
 
 
-def _network(chosen: dict[str, Any]) -> NetworkRecipe:
+def _network(chosen: dict[str, Any], *, dimensions: int) -> NetworkRecipe:
     architecture = chosen.get("architecture")
     if architecture is None and "UNet_class_name" in chosen:
-        architecture = _architecture_before_2_4(chosen)
+        architecture = _architecture_before_2_4(chosen, dimensions=dimensions)
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
     if not isinstance(architecture, dict) or not isinstance(arguments, dict):
         raise UnusableModel("plans.json does not describe a network")
+    for key, value in arguments.items():
+        if key.endswith("_op") and str(value).endswith(f"{5 - dimensions}d"):
+            raise UnusableModel(f"plans.json gives the network the {key} {value!r}, but patches of {dimensions} axes")
     return NetworkRecipe(class_name=str(architecture.get("network_class_name")), arguments=arguments)
 
 
-def _architecture_before_2_4(chosen: dict[str, Any]) -> dict[str, Any]:
+def _architecture_before_2_4(chosen: dict[str, Any], *, dimensions: int) -> dict[str, Any]:
     """The network as plans described it before nnU-Net 2.4."""
     name = chosen["UNet_class_name"]
     depth_of = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
@@ -256,13 +331,13 @@ def _architecture_before_2_4(chosen: dict[str, Any]) -> dict[str, Any]:
         arguments = {
             "n_stages": stages,
             "features_per_stage": [min(base * 2**stage, highest) for stage in range(min(stages, 32))],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
             "kernel_sizes": chosen["conv_kernel_sizes"],
             "strides": chosen["pool_op_kernel_sizes"],
             depth_of[name]: chosen["n_conv_per_stage_encoder"],
             "n_conv_per_stage_decoder": chosen["n_conv_per_stage_decoder"],
             "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
             "dropout_op": None,
             "dropout_op_kwargs": None,

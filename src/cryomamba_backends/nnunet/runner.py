@@ -11,6 +11,10 @@ import numpy as np
 import psutil
 from attrs import evolve
 
+from cryomamba_backends.nnunet.coarse import CoarsePass, is_worthwhile
+from cryomamba_backends.nnunet.course import choose_course
+from cryomamba_backends.nnunet.forward import Forward, Work
+from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.installation import (
     automatic_name,
     check_name,
@@ -20,20 +24,18 @@ from cryomamba_backends.nnunet.installation import (
     write_model,
 )
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel, installed_models
-from cryomamba_backends.nnunet.memory import HINT, estimate_ram, memory_errors_named
-from cryomamba_backends.nnunet.normalisation import measure_normalisation
+from cryomamba_backends.nnunet.memory import HINT, memory_errors_named
 from cryomamba_backends.nnunet.params import NNUNetParams
-from cryomamba_backends.nnunet.plans import ModelRecipe
-from cryomamba_backends.nnunet.spacing import judge_spacing
+from cryomamba_backends.nnunet.rows import Rows
+from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.statistics import nonzero_box, numpy_adds_as_expected
-from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS, Sweep, mirrorings
+from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.trained_folder import holds_trained_model
 from cryomamba_core.errors import (
     InvalidParameter,
     ModelExists,
     OutOfMemory,
-    PluginUnavailable,
     UnknownModel,
     UnusableModel,
     UnusableVolume,
@@ -54,7 +56,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 class NNUNetRunner(ModelRunner):
-    """Runs nnU-Net v2 models of the configuration 3d_fullres on the CPU.
+    """Runs nnU-Net v2 models.
 
     Parameters
     ----------
@@ -104,36 +106,34 @@ class NNUNetRunner(ModelRunner):
 
     def plan(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> RunPlan:
         """Count the tiles and the memory of a run, or refuse it."""
-        installed = self._find(model)
-        recipe = installed.recipe()
-        folds = _chosen_folds(installed, params)
-        notes = _refuse_or_note(installed, recipe, grid, params, device)
-        tiles = TileGrid.over(_to_model(grid.shape, recipe.transpose), recipe.patch, params.step)
-        ram = estimate_ram(
-            recipe,
-            tiles,
-            folds=len(folds),
-            weight_bytes=sum(fold.size for fold in folds),
-            dtype=np.dtype(np.float32),
-        )
+        stages = self._stages(self._find(model), grid, grid.shape, params, device)
+        ram = sum(stage.ram_bytes for stage in stages)
         if ram > psutil.virtual_memory().total:
             raise OutOfMemory(
                 f"the run needs about {ram / 2**30:.1f} GiB, this machine has "
                 f"{psutil.virtual_memory().total / 2**30:.1f} GiB of memory",
                 hint=HINT,
             )
-        return RunPlan(tiles=tiles.tiles, ram_bytes=ram, notes=notes)
+        return RunPlan(
+            tiles=sum(stage.images for stage in stages),
+            ram_bytes=ram,
+            vram_bytes=sum(stage.vram_bytes for stage in stages),
+            notes=_notes(stages),
+        )
+
+    def sweep_axis(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> int:
+        """The axis along which a run holds least; in exact mode, the first one of the model."""
+        return choose_course(self._find(model).recipe(), grid.shape, params, device).axes[0]
 
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
-        """Segment a volume; blocks are whole sections in ascending order unless the model turns its axes."""
+        """Segment a volume; final blocks are whole on all axes but `sweep_axis`, along which they ascend."""
         with memory_errors_named():
             yield from self._segment(volume, params, context)
 
     def _segment(self, volume: Volume, params: NNUNetParams, context: RunContext) -> Iterator[LabelBlock]:
         installed = self._find(context.model)
-        recipe = installed.recipe()
-        folds = _chosen_folds(installed, params)
-        for note in _refuse_or_note(installed, recipe, volume.grid, params, context.device):
+        grid = volume.grid
+        for note in _notes(self._stages(installed, grid, grid.shape, params, context.device)):
             context.note(note)
         _set_threads(self._settings.threads)
         box = nonzero_box(volume, on_slab=context.checkpoint)
@@ -144,29 +144,33 @@ class NNUNetRunner(ModelRunner):
                 f"NumPy {np.__version__} adds up cropped volumes in an order that is not known: the last bit of the "
                 "normalisation may differ from stock nnU-Net's"
             )
-        normalise = measure_normalisation(recipe, volume, box, on_slab=context.checkpoint)
-        axis = recipe.transpose[0]
-        resumed = context.final_rows if axis == 0 else 0
-        labels = _Blocks(volume.grid.shape, axis, box, label_dtype(max(recipe.labels.names)))
+        *before, stage = self._stages(installed, grid, box.shape, params, context.device)
+        axis, resumed = stage.course.axes[0], context.final_rows
+        labels = _Blocks(grid.shape, stage.course.axes, box, label_dtype(max(stage.recipe.labels.names)))
         yield from labels.background(resumed, box.start[axis], on_block=context.checkpoint)
         first_row = max(0, resumed - box.start[axis])
-        grid = TileGrid.over(_to_model(box.shape, recipe.transpose), recipe.patch, params.step)
-        if first_row < grid.extent[0]:
-            sweep = Sweep(
-                volume=volume,
-                box=box,
-                recipe=recipe,
-                normalise=normalise,
-                grid=grid,
-                networks=[installed.network(fold, recipe) for fold in folds],
-                mirror_axes=mirrorings(installed.record.mirroring_axes) if params.mirroring else (),
-                context=context,
-            )
-            for row, piece in sweep.labels(first_row):
-                context.checkpoint()
-                yield labels.block(row, np.transpose(piece, np.argsort(recipe.transpose)))
+        if first_row < stage.change.source[0]:
+            work = Work(context=context, total=stage.images + sum(previous.images for previous in before))
+            guide = before[0].guide(volume, box, work, stage.change) if before else None
+            rows = stage.rows(volume, box, on_read=context.checkpoint)
+            yield from _inside(stage, rows, guide, stage.forward(work), labels, params, first_row)
         after = max(resumed, box.stop[axis])
-        yield from labels.background(after, volume.grid.shape[axis], on_block=context.checkpoint)
+        yield from labels.background(after, grid.shape[axis], on_block=context.checkpoint)
+
+    def _stages(
+        self, installed: InstalledModel, grid: VoxelGrid, extent: Index3, params: NNUNetParams, device: str
+    ) -> list[Stage]:
+        """The model over a box of `extent`, after the one that it goes on from if it is a cascade."""
+        folds = _chosen_folds(installed, params)
+        course = choose_course(installed.recipe(), grid.shape, params, device)
+        chain = [(installed, folds)]
+        previous = installed.previous_stage()
+        if previous is not None:
+            chain.insert(0, (previous, previous.record.folds))
+        return [
+            Stage.over(extent, model, grid=grid, folds=its_folds, course=course, params=params)
+            for model, its_folds in chain
+        ]
 
     def _installed(self) -> Iterator[InstalledModel]:
         return installed_models(BUNDLED, self._settings.models_dir)
@@ -186,11 +190,47 @@ class NNUNetRunner(ModelRunner):
         raise UnknownModel(f"no model is called {wanted.name!r}", hint="see: cryomamba models list")
 
 
+def _inside(
+    stage: Stage,
+    rows: Rows,
+    guide: GuideRows | None,
+    forward: Forward,
+    labels: _Blocks,
+    params: NNUNetParams,
+    first_row: int,
+) -> Iterator[LabelBlock]:
+    """Blocks of the box, from one of its rows on: provisional ones if they are worth it, then final ones."""
+    work, decide = forward.work, stage.recipe.labels.decide
+    coarse = CoarsePass(
+        grid=TileGrid.over(stage.change.target, stage.grid.patch, 1.0),
+        rows=rows,
+        change=stage.change,
+        forward=evolve(forward, networks=forward.networks[:1], mirror_axes=()),
+        decide=decide,
+    )
+    if guide is None and work.context.previewed and _wants_coarse(coarse, params, first_row, work.total):
+        work.total += coarse.grid.tiles
+        for region, piece in coarse.labels():
+            work.context.checkpoint()
+            yield labels.provisional(region, piece)
+    for row, scores in stage.scores(rows, forward, guide=guide, first_row=first_row):
+        work.context.checkpoint()
+        yield labels.block(row, decide(scores))
+
+
+def _wants_coarse(coarse: CoarsePass, params: NNUNetParams, first_row: int, images: int) -> bool:
+    if params.coarse != "auto":
+        return params.coarse == "on"
+    left = 1 - first_row / coarse.change.source[0]
+    return left > 0.5 and is_worthwhile(coarse, round(left * images))
+
+
 class _Blocks:
     """Puts labels of the box into blocks that are whole on all axes but that of the sweep."""
 
-    def __init__(self, shape: Index3, axis: int, box: Region, dtype: np.dtype[Any]) -> None:
-        self._shape, self._axis, self._box, self._dtype = shape, axis, box, dtype
+    def __init__(self, shape: Index3, axes: Index3, box: Region, dtype: np.dtype[Any]) -> None:
+        self._shape, self._axis, self._box, self._dtype = shape, axes[0], box, dtype
+        self._back = np.argsort(axes)
 
     def background(self, first: int, last: int, *, on_block: Callable[[], None]) -> Iterator[LabelBlock]:
         """Blocks of background from `first` to `last` along the axis of the sweep."""
@@ -202,7 +242,8 @@ class _Blocks:
             yield LabelBlock(region=region, labels=np.zeros(region.shape, self._dtype))
 
     def block(self, row: int, labels: NDArray[Any]) -> LabelBlock:
-        """A block of labels (z, y, x) that start at `row` of the box."""
+        """A final block of labels, in the axes of the sweep, that start at `row` of the box."""
+        labels = labels.transpose(self._back)
         start = self._box.start[self._axis] + row
         region = self._region(start, start + labels.shape[self._axis])
         if region.shape == labels.shape:
@@ -213,14 +254,22 @@ class _Blocks:
         whole[tuple(inner)] = labels
         return LabelBlock(region=region, labels=whole)
 
+    def provisional(self, region: Region, labels: NDArray[Any]) -> LabelBlock:
+        """A provisional block of labels, both in the axes of the sweep; the region counts from the box."""
+        turned = Region(
+            start=to_index(region.start[axis] for axis in self._back),
+            stop=to_index(region.stop[axis] for axis in self._back),
+        )
+        return LabelBlock(
+            region=turned.shifted(self._box.start),
+            labels=np.ascontiguousarray(labels.transpose(self._back), self._dtype),
+            provisional=True,
+        )
+
     def _region(self, first: int, last: int) -> Region:
         start, stop = [0, 0, 0], list(self._shape)
         start[self._axis], stop[self._axis] = first, last
         return evolve(Region.of_shape(self._shape), start=start, stop=stop)
-
-
-def _to_model(shape: Index3, transpose: Index3) -> Index3:
-    return to_index(shape[axis] for axis in transpose)
 
 
 def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[FoldRecord, ...]:
@@ -236,19 +285,9 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
     return tuple(known[str(fold)] for fold in params.folds)
 
 
-def _refuse_or_note(
-    installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid, params: NNUNetParams, device: str
-) -> tuple[str, ...]:
-    if params.mode != "exact":
-        raise InvalidParameter(f"mode {params.mode!r} is not available yet", hint="run with mode=exact")
-    if device != "cpu":
-        raise PluginUnavailable(f"nnU-Net models cannot run on {device!r} yet", hint="run on the device cpu")
-    notes = list(judge_spacing(grid, installed.record.voxel_size, params.spacing))
-    if params.mirroring and not installed.record.mirroring_axes:
-        notes.append("the model was trained without mirroring, so tiles are not mirrored")
-    if recipe.transpose[0] != 0:
-        notes.append("the model turns the axes of the volume: a job that is interrupted starts from the beginning")
-    return tuple(notes)
+def _notes(stages: Sequence[Stage]) -> tuple[str, ...]:
+    told = [stages[-1].course.told, *(note for stage in stages for note in stage.notes)]
+    return tuple(dict.fromkeys(told))
 
 
 def _set_threads(threads: int) -> None:

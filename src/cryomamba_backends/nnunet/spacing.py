@@ -1,4 +1,4 @@
-"""How a model's spacing maps to Å, and whether a volume fits it without resampling."""
+"""How a model's spacing maps to Å, and whether a volume has to be resampled for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from attrs import frozen
 
 from cryomamba_backends.nnunet.params import SpacingRule
+from cryomamba_backends.nnunet.plans import Resampling
 from cryomamba_core.errors import InvalidParameter, UnsupportedModel
 from cryomamba_core.geometry import Vector3, VoxelGrid, to_vector
 
@@ -17,6 +18,9 @@ _ANGSTROM: dict[SpacingUnit, float | None] = {"angstrom-as-mm": 1.0, "mm": 1e7, 
 
 #: Relative difference up to which voxel sizes are taken as equal by the rule ``tolerant``.
 TOLERANCE = 0.01
+
+#: Above this a wrong header is likelier than a model for so different voxels.
+DOUBTFUL = 1.0
 
 #: Below this a difference is that of the digits in a header, and not worth a note.
 NEGLIGIBLE = 1e-4
@@ -73,8 +77,16 @@ def in_angstrom(spacing: Vector3, unit: SpacingUnit) -> Vector3 | None:
     return None if scale is None else to_vector(length * scale for length in spacing)
 
 
-def judge_spacing(grid: VoxelGrid, expected: Vector3 | None, rule: SpacingRule) -> tuple[str, ...]:
-    """Refuse a volume whose voxels have the wrong size, or say what was taken as equal.
+@frozen(kw_only=True)
+class Verdict:
+    """Whether a volume has to be resampled, and what the user should know of it."""
+
+    resample: bool
+    notes: tuple[str, ...] = ()
+
+
+def judge_spacing(grid: VoxelGrid, expected: Vector3 | None, rule: SpacingRule, resampling: Resampling) -> Verdict:
+    """Compare the size of a volume's voxels with that which a model was trained on.
 
     Parameters
     ----------
@@ -83,35 +95,34 @@ def judge_spacing(grid: VoxelGrid, expected: Vector3 | None, rule: SpacingRule) 
     expected
         Voxel size (z, y, x) in Å that the model was trained on; None where it does not matter.
     rule
-        How strict to be.
-
-    Returns
-    -------
-    notes
-        Sentences for the user.
+        How large a difference may be.
+    resampling
+        How the model has it done.
 
     Raises
     ------
     UnsupportedModel
-        If the volume would have to be resampled.
+        If the volume has to be resampled in a way that is not known.
     """
     if expected is None:
-        return ()
+        return Verdict(resample=False)
     worst = max(abs(size / wanted - 1) for size, wanted in zip(grid.voxel_size, expected, strict=True))
     told = f"the voxel size is {_told(grid.voxel_size)} Å, the model was trained on {_told(expected)} Å"
     if rule == "voxels":
-        return () if worst <= NEGLIGIBLE else (f"{told}; spacing=voxels ignores the difference",)
-    if rule == "strict" and _stock_would_resample(grid, expected):
-        raise UnsupportedModel(
-            f"{told}: the volume would have to be resampled, which is not supported",
-            hint="rescale the volume, or run with spacing=tolerant (up to 1 %) or spacing=voxels (any difference)",
-        )
-    if rule == "tolerant" and worst >= TOLERANCE:
-        raise UnsupportedModel(
-            f"{told}: a difference of {worst:.1%} needs resampling, which is not supported",
-            hint="rescale the volume, correct its voxel size with --voxel-size, or ignore it with spacing=voxels",
-        )
-    return () if worst <= NEGLIGIBLE else (f"{told}; it runs without resampling",)
+        notes = () if worst <= NEGLIGIBLE else (f"{told}; spacing=voxels ignores the difference",)
+        return Verdict(resample=False, notes=notes)
+    if resampling.method == "never" and worst > NEGLIGIBLE:
+        return Verdict(resample=False, notes=(f"{told}; its plans say never to resample",))
+    if _stock_would_resample(grid, expected) and (rule == "strict" or worst >= TOLERANCE):
+        if resampling.method == "unknown":
+            raise UnsupportedModel(
+                f"{told}: the plans have the volume resampled by {resampling.name}, which is not known",
+                hint="rescale the volume, correct its voxel size with --voxel-size, or run with spacing=voxels",
+            )
+        doubt = "; if that is not so, correct it with --voxel-size" if worst > DOUBTFUL else ""
+        note = f"{told}: the volume is resampled for the model, and its scores are resampled back{doubt}"
+        return Verdict(resample=True, notes=(note,))
+    return Verdict(resample=False, notes=() if worst <= NEGLIGIBLE else (f"{told}; it runs without resampling",))
 
 
 def _stock_would_resample(grid: VoxelGrid, expected: Vector3) -> bool:

@@ -8,7 +8,7 @@ tree; `numpy.ndarray.mean` of a cropped view adds piece after piece, each piece 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -90,22 +90,21 @@ def slabs_of(volume: Volume, box: Region, *, on_slab: OnSlab) -> Slabs:
     return read
 
 
-def moments(slabs: Slabs, box: Region, shape: tuple[int, int, int]) -> Moments:
-    """Mean and standard deviation of the voxels of `box`.
+def moments(slabs: Slabs, count: int, lengths: Iterable[int]) -> Moments:
+    """Mean and standard deviation of some voxels.
 
     Parameters
     ----------
     slabs
-        Reads the voxels of `box`, twice.
-    box
-        What is measured.
-    shape
-        Shape (z, y, x) of the array that stock nnU-Net has cropped to `box` without copying it.
+        Reads them, twice.
+    count
+        How many they are.
+    lengths
+        How many NumPy adds up for the mean as one tree, piece after piece; see `run_lengths`.
     """
-    count = math.prod(box.shape)
     voxels = _Stream(slabs())
     total = np.float32(0)
-    for length in run_lengths(box.shape, shape):
+    for length in lengths:
         total = total + _tree_sum(voxels, length)
     mean = np.float32(total / np.intp(count))
     deviations = _Stream(_squared_deviations(slabs(), mean))
@@ -153,7 +152,8 @@ def numpy_adds_as_expected() -> bool:
         Region(start=(0, 1, 0), stop=(30, 66, 90)),
     ):
         view = array[box.slices]
-        found = moments(lambda view=view: iter([np.ascontiguousarray(view)]), box, to_index(array.shape))  # type: ignore[misc]  # no types for it
+        lengths = run_lengths(box.shape, to_index(array.shape))
+        found = moments(lambda view=view: iter([np.ascontiguousarray(view)]), view.size, lengths)  # type: ignore[misc]  # no types for it
         if found.mean != view.mean() or found.standard_deviation != view.std():
             return False
     return True

@@ -9,11 +9,13 @@ from typing import Any
 
 from attrs import frozen
 
-from cryomamba_backends.nnunet.plans import CONFIGURATION
 from cryomamba_core.errors import UnsupportedModel, UnusableModel
 
 #: Names of checkpoints, the preferred one first.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+#: The configuration that is taken where a folder holds several.
+PREFERRED = "3d_fullres"
 
 #: A larger JSON file is no plans and no dataset.
 MAX_JSON_BYTES = 16 << 20
@@ -82,7 +84,7 @@ def open_trained_folder(folder: Path) -> TrainedFolder:
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise UnusableModel(
-            f"{folder.name} is no trained model: it has no plans.json, and of {CONFIGURATION} models inside: {names}",
+            f"{folder.name} is no trained model: it has no plans.json, and of models inside: {names}",
             hint="give the folder that holds plans.json, dataset.json and fold_0",
         )
     checkpoints, notes = _checkpoints(found[0])
@@ -93,6 +95,24 @@ def open_trained_folder(folder: Path) -> TrainedFolder:
         checkpoints=checkpoints,
         notes=notes,
     )
+
+
+def previous_stage_of(source: TrainedFolder, configuration: str) -> TrainedFolder:
+    """The model that a cascade begins with: nnU-Net leaves it beside the one that goes on from it.
+
+    Raises
+    ------
+    UnusableModel
+        If it is not there.
+    """
+    name = f"{source.folder.absolute().name.rpartition('__')[0]}__{configuration}"
+    folder = source.folder.absolute().parent / name
+    if not (folder / "plans.json").is_file():
+        raise UnusableModel(
+            f"{source.folder.name} goes on from a {configuration} model, but there is no folder {name} beside it",
+            hint=f"copy the trained {configuration} model there",
+        )
+    return open_trained_folder(folder)
 
 
 def check_trainer(name: str, accepted: str | None) -> None:
@@ -117,7 +137,9 @@ def _candidates(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         return []
-    return sorted(path.parent for path in folder.glob(f"*__*__{CONFIGURATION}/plans.json"))
+    every = sorted(path.parent for path in folder.glob("*__*__*/plans.json"))
+    preferred = [path for path in every if path.name.endswith(f"__{PREFERRED}")]
+    return preferred or every
 
 
 def _checkpoints(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:

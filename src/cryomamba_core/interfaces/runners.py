@@ -35,14 +35,26 @@ class RunContext(ABC):
     intensity
         Grey values of the volume, known to be finite and not all equal.
     final_rows
-        How many sections along Z are final from an earlier attempt; blocks below it may be left out.
+        How many rows along the runner's `ModelRunner.sweep_axis` are final from an earlier attempt;
+        blocks below it may be left out.
+    previewed
+        Whether anybody will see previews.
     """
 
-    def __init__(self, *, model: ModelInfo, device: str, intensity: IntensityStatistics, final_rows: int) -> None:
+    def __init__(
+        self,
+        *,
+        model: ModelInfo,
+        device: str,
+        intensity: IntensityStatistics,
+        final_rows: int,
+        previewed: bool = True,
+    ) -> None:
         self._model = model
         self._device = device
         self._intensity = intensity
         self._final_rows = final_rows
+        self._previewed = previewed
 
     @property
     def model(self) -> ModelInfo:
@@ -61,8 +73,13 @@ class RunContext(ABC):
 
     @property
     def final_rows(self) -> int:
-        """How many sections along Z are final already."""
+        """How many rows along the runner's `ModelRunner.sweep_axis` are final already."""
         return self._final_rows
+
+    @property
+    def previewed(self) -> bool:
+        """Whether anybody will see previews: provisional blocks are work for nothing otherwise."""
+        return self._previewed
 
     @abstractmethod
     def checkpoint(self) -> None:
@@ -157,6 +174,14 @@ class ModelRunner(ABC):
             If the run is bound to be refused: UnsupportedModel, InvalidParameter, OutOfMemory.
         """
 
+    def sweep_axis(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> int:
+        """Along which axis of the volume blocks come in ascending order: 0 for Z, 1 for Y, 2 for X.
+
+        Rows along it that are whole and final are what a job goes on from after a crash. The same
+        arguments must give the same axis in every attempt; they are those of `plan`.
+        """
+        return 0
+
     @abstractmethod
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
         """Segment a volume.
@@ -174,5 +199,6 @@ class ModelRunner(ABC):
         ------
         LabelBlock
             Blocks in any order. Together, the ones that are not provisional cover each voxel (from
-            `context.final_rows` on) exactly once. Whole sections in ascending order can be resumed.
+            `context.final_rows` on) exactly once. Blocks in ascending order along `sweep_axis`, whole
+            on the other axes, can be resumed. Provisional blocks are previewed until final ones come.
         """

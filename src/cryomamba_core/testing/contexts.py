@@ -21,7 +21,9 @@ class RecordingContext(RunContext):
     device
         Where to run.
     final_rows
-        How many sections along Z count as final already.
+        How many rows along the runner's `ModelRunner.sweep_axis` count as final already.
+    previewed
+        Whether provisional blocks are wanted.
     cancel_at
         Number of the checkpoint, counted from 1, that cancels; None for none.
 
@@ -43,13 +45,14 @@ class RecordingContext(RunContext):
         intensity: IntensityStatistics | None = None,
         device: str = "cpu",
         final_rows: int = 0,
+        previewed: bool = True,
         cancel_at: int | None = None,
     ) -> None:
         if intensity is None:
             if volume is None:
                 raise ValueError("give the volume or its intensity statistics")
             intensity = measure_intensity(volume)
-        super().__init__(model=model, device=device, intensity=intensity, final_rows=final_rows)
+        super().__init__(model=model, device=device, intensity=intensity, final_rows=final_rows, previewed=previewed)
         self._cancel_at = cancel_at
         self.checkpoints: int = 0
         self.reports: list[tuple[int, int, str]] = []

@@ -9,6 +9,7 @@ from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.volumes import IntensityStatistics
 from cryomamba_core.worker.reporting import EventLog
+from cryomamba_core.worker.taking import LabelTaker
 
 
 class Preempted(BaseException):
@@ -49,11 +50,15 @@ class WorkerContext(RunContext):
         model: ModelInfo,
         device: str,
         intensity: IntensityStatistics,
-        final_rows: int,
+        taker: LabelTaker,
+        previewed: bool,
         orders: StopOrders,
         log: EventLog,
     ) -> None:
-        super().__init__(model=model, device=device, intensity=intensity, final_rows=final_rows)
+        super().__init__(
+            model=model, device=device, intensity=intensity, final_rows=taker.final_rows, previewed=previewed
+        )
+        self._taker = taker
         self._orders = orders
         self._log = log
         self.reported = False
@@ -61,6 +66,7 @@ class WorkerContext(RunContext):
 
     def checkpoint(self) -> None:
         self._orders.obey()
+        self._taker.catch_up()
 
     def report(self, done: int, total: int, unit: str) -> None:
         self.reported = True

@@ -27,7 +27,7 @@ from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensit
 from cryomamba_core.wire import dump_json, from_plain, to_plain
 from cryomamba_core.worker.context import StopOrders, WorkerContext
 from cryomamba_core.worker.reporting import EventLog
-from cryomamba_core.worker.taking import LabelTaker
+from cryomamba_core.worker.taking import AXIS_ROWS, LabelTaker
 
 #: Name of the provenance record among the artifacts.
 MANIFEST = "manifest.json"
@@ -120,11 +120,13 @@ class JobRun:
         return source, intensity
 
     def _segment(self, volume: Volume, labels: LabelFile, intensity: IntensityStatistics) -> list[str]:
+        axis = self._runner.sweep_axis(self._model, volume.grid, self._params, self._spec.device)
         taker = LabelTaker(
             directory=self._directory,
             labels=labels,
             grid=volume.grid,
             highest_label=self._model.highest_label,
+            axis=axis,
             policy=self._spec.config.preview,
             log=self._log,
         )
@@ -132,12 +134,13 @@ class JobRun:
             model=self._model,
             device=self._spec.device,
             intensity=intensity,
-            final_rows=taker.final_rows,
+            taker=taker,
+            previewed=self._spec.config.preview.max_voxels > 0,
             orders=self._orders,
             log=self._log,
         )
         sections = volume.grid.shape[0]
-        if taker.done_sections < sections:
+        if not taker.complete:
             with closing(_generator(self._runner.segment(volume, self._params, context))) as blocks:
                 for block in blocks:
                     taker.take(block)
@@ -146,7 +149,7 @@ class JobRun:
                         self._log.progress("segmenting", int(taker.fraction * sections), sections, "sections")
         taker.finish()
         if taker.final_rows:
-            context.note(f"attempt {self._spec.attempt} went on from section {taker.final_rows}")
+            context.note(f"attempt {self._spec.attempt} went on from {AXIS_ROWS[axis]} {taker.final_rows}")
         return context.notes
 
     def _measure(self, labels: LabelFile) -> tuple[LabelStatistics, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
 
 from cryomamba_core.errors import PluginFault
-from cryomamba_core.geometry import Region, VoxelGrid, slab_depth
+from cryomamba_core.geometry import Region, VoxelGrid, slab_depth, to_index
 from cryomamba_core.job_directory import Checkpoint, JobDirectory
 from cryomamba_core.label_file import LabelFile
 from cryomamba_core.labels import LabelBlock
@@ -16,6 +17,12 @@ from cryomamba_core.worker.reporting import EventLog
 
 #: Seconds between two checkpoints: what a killed worker may have to do again, against the cost of a sync.
 CHECKPOINT_INTERVAL = 2.0
+
+#: Voxels of final labels that wait for the next preview, at most.
+FRESH_VOXELS = 8 << 20
+
+#: What rows along each axis are called.
+AXIS_ROWS = ("section", "row along Y", "row along X")
 
 
 class LabelTaker:
@@ -31,6 +38,8 @@ class LabelTaker:
         Grid of the source.
     highest_label
         The largest value that the model knows.
+    axis
+        Along which the runner sweeps, and final rows are counted.
     policy
         How the job is previewed.
     log
@@ -44,6 +53,7 @@ class LabelTaker:
         labels: LabelFile,
         grid: VoxelGrid,
         highest_label: int,
+        axis: int,
         policy: PreviewPolicy,
         log: EventLog,
     ) -> None:
@@ -51,33 +61,46 @@ class LabelTaker:
         self._labels = labels
         self._grid = grid
         self._highest_label = highest_label
+        self._axis = axis
         self._policy = policy
         self._log = log
         self._previews = PreviewBuilder(grid, labels, policy)
-        self._filled = np.zeros(grid.shape[0], np.int64)
+        self._extent = grid.shape[axis]
+        self._row_voxels = grid.voxels // self._extent
+        self._filled = np.zeros(self._extent, np.int64)
         self._last_preview = -np.inf
         self._last_checkpoint = time.monotonic()
+        self._unseen = self._unsaved = False
+        self._fresh: Region | None = None
+        self._busy = threading.Lock()
         self.final_rows = self._earlier_rows()
         self._take_over(self.final_rows)
 
     def _earlier_rows(self) -> int:
         checkpoint = self._directory.checkpoint()
-        if checkpoint is None or np.dtype(checkpoint.dtype) != self._labels.dtype:
+        if checkpoint is None or checkpoint.axis != self._axis:
             return 0
-        return min(checkpoint.rows, self._grid.shape[0])
+        if np.dtype(checkpoint.dtype) != self._labels.dtype:
+            return 0
+        return min(checkpoint.rows, self._extent)
 
     def _take_over(self, rows: int) -> None:
-        section = self._grid.shape[1] * self._grid.shape[2]
-        self._filled[:rows] = section
-        done = self._grid.region((0, 0, 0), (rows, *self._grid.shape[1:]))
-        for slab in done.slabs(slab_depth(self._grid.shape)):
+        self._filled[:rows] = self._row_voxels
+        stop = list(self._grid.shape)
+        stop[self._axis] = rows
+        for slab in self._grid.region((0, 0, 0), to_index(stop)).slabs(slab_depth(self._grid.shape)):
             self._previews.add_final(slab)
 
     @property
-    def done_sections(self) -> int:
-        """How many sections are final, from the first on without a gap."""
-        open_sections = np.flatnonzero(self._filled < self._grid.shape[1] * self._grid.shape[2])
-        return int(open_sections[0]) if open_sections.size else self._grid.shape[0]
+    def done_rows(self) -> int:
+        """How many rows along the axis are final, from the first on without a gap."""
+        open_rows = np.flatnonzero(self._filled < self._row_voxels)
+        return int(open_rows[0]) if open_rows.size else self._extent
+
+    @property
+    def complete(self) -> bool:
+        """Whether every voxel has its final label."""
+        return self.done_rows == self._extent
 
     @property
     def fraction(self) -> float:
@@ -94,16 +117,35 @@ class LabelTaker:
             voxels that are final already.
         """
         self._check(block)
-        if block.provisional:
-            self._previews.add_provisional(block)
-        else:
-            self._write(block)
+        with self._busy:
+            if block.provisional:
+                self._previews.add_provisional(block)
+            else:
+                self._write(block)
+                self._unsaved = True
+            self._unseen = True
+            self._show_and_save()
+
+    def catch_up(self) -> None:
+        """Show and save what was taken too soon after the last time; cheap where there is nothing.
+
+        A runner calls it through its context, possibly from a thread of its own.
+        """
+        if (self._unseen or self._unsaved) and self._busy.acquire(blocking=False):
+            try:
+                self._show_and_save()
+            finally:
+                self._busy.release()
+
+    def _show_and_save(self) -> None:
         now = time.monotonic()
-        if self._policy.max_voxels and now - self._last_preview >= self._policy.interval_seconds:
+        if self._unseen and self._policy.max_voxels and now - self._last_preview >= self._policy.interval_seconds:
             self._last_preview = now
-            self._log.preview(self._previews.snapshot())
-        if now - self._last_checkpoint >= CHECKPOINT_INTERVAL:
+            self._unseen = False
+            self._show()
+        if self._unsaved and now - self._last_checkpoint >= CHECKPOINT_INTERVAL:
             self._last_checkpoint = now
+            self._unsaved = False
             self.checkpoint()
 
     def _check(self, block: LabelBlock) -> None:
@@ -113,24 +155,57 @@ class LabelTaker:
             raise PluginFault(f"label {int(block.labels.max())} in a block, but the model has none above it")
 
     def _write(self, block: LabelBlock) -> None:
-        known = max(0, self.final_rows - block.region.start[0])
-        if known >= block.region.shape[0]:
+        axis = self._axis
+        known = max(0, self.final_rows - block.region.start[axis])
+        if known >= block.region.shape[axis]:
             return
-        region = Region(start=(block.region.start[0] + known, *block.region.start[1:]), stop=block.region.stop)
-        depth, rows, columns = region.shape
-        sections = slice(region.start[0], region.start[0] + depth)
-        self._filled[sections] += rows * columns
-        if self._filled[sections].max(initial=0) > self._grid.shape[1] * self._grid.shape[2]:
-            raise PluginFault(f"two label blocks cover the same voxels near section {region.start[0]}")
-        self._labels.write(region, block.labels[known:])
-        self._previews.add_final(region)
+        start = list(block.region.start)
+        start[axis] += known
+        region = Region(start=start, stop=block.region.stop)
+        rows = slice(region.start[axis], region.stop[axis])
+        self._filled[rows] += region.size // region.shape[axis]
+        if self._filled[rows].max(initial=0) > self._row_voxels:
+            raise PluginFault(f"two label blocks cover the same voxels near {AXIS_ROWS[axis]} {region.start[axis]}")
+        new = [slice(None)] * 3
+        new[axis] = slice(known, None)
+        self._labels.write(region, block.labels[tuple(new)])
+        if self._policy.max_voxels:
+            self._show_later(region)
+
+    def _show_later(self, region: Region) -> None:
+        """Keep a final region for the next preview, together with the one before it.
+
+        Coarse voxels reach over several thin blocks, and would be made of the label file anew for each.
+        """
+        earlier = self._fresh
+        if earlier is not None and self._follows(earlier, region) and earlier.size + region.size <= FRESH_VOXELS:
+            self._fresh = Region(start=earlier.start, stop=region.stop)
+            return
+        if earlier is not None:
+            self._previews.add_final(earlier)
+        self._fresh = region
+
+    def _follows(self, earlier: Region, region: Region) -> bool:
+        """Whether `region` goes on along the axis where `earlier` ends, and is as wide."""
+        return all(
+            earlier.stop[axis] == region.start[axis]
+            if axis == self._axis
+            else (earlier.start[axis], earlier.stop[axis]) == (region.start[axis], region.stop[axis])
+            for axis in range(3)
+        )
+
+    def _show(self) -> None:
+        if self._fresh is not None:
+            self._previews.add_final(self._fresh)
+            self._fresh = None
+        self._log.preview(self._previews.snapshot())
 
     def checkpoint(self) -> None:
         """Make the final labels durable, and then say how far they reach."""
-        rows = self.done_sections
+        rows = self.done_rows
         if rows:
             self._labels.sync()
-            self._directory.write_checkpoint(Checkpoint(rows=rows, dtype=self._labels.dtype.name))
+            self._directory.write_checkpoint(Checkpoint(rows=rows, dtype=self._labels.dtype.name, axis=self._axis))
 
     def finish(self) -> None:
         """Check that nothing is missing, checkpoint, and show the final preview."""
@@ -139,4 +214,4 @@ class LabelTaker:
             raise PluginFault(f"the runner left {missing} voxels without a label")
         self.checkpoint()
         if self._policy.max_voxels:
-            self._log.preview(self._previews.snapshot())
+            self._show()

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def runner(tmp_path: Path) -> NNUNetRunner:
 
 @pytest.fixture(scope="session")
 def answer_of() -> Callable[..., Answer]:
-    """Run the runner over an array and put its blocks together, each voxel exactly once."""
+    """Run the runner over an array, in exact mode unless told, and put its final blocks together, each voxel once."""
 
     def run(
         runner: NNUNetRunner,
@@ -59,15 +59,17 @@ def answer_of() -> Callable[..., Answer]:
     ) -> Answer:
         volume = ArrayVolume(array, voxel_size=voxel_size or model.voxel_size or (1.0, 1.0, 1.0))
         context = RecordingContext(model, volume, final_rows=final_rows)
+        chosen = NNUNetParams(**{"mode": "exact", "coarse": "off", **params})
         labels = np.full(array.shape, 255, np.uint8)
         times = np.zeros(array.shape, np.uint8)
         blocks = []
-        for block in runner.segment(volume, NNUNetParams(**params), context):
+        for block in runner.segment(volume, chosen, context):
             assert not block.provisional
             labels[block.region.slices] = block.labels
             times[block.region.slices] += 1
             blocks.append(block.region)
-        assert (times[final_rows:] == 1).all()
+        axis = runner.sweep_axis(model, volume.grid, chosen, "cpu")
+        assert (np.moveaxis(times, axis, 0)[final_rows:] == 1).all()
         return Answer(labels, blocks, context)
 
     return run
@@ -75,7 +77,10 @@ def answer_of() -> Callable[..., Answer]:
 
 @pytest.fixture(scope="session")
 def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
-    """Labels of stock nnU-Net for an array, from a trained-model folder."""
+    """Labels of stock nnU-Net for an array, from a trained-model folder.
+
+    ``spacing`` is (z, y, x) in the plans' unit; ``previous`` are the labels that a cascade goes on from.
+    """
     pytest.importorskip("nnunetv2", reason="stock nnU-Net is the judge")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ.setdefault(name, "unused")
@@ -90,14 +95,11 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
         mirroring: bool = True,
         step: float = 0.5,
         folds: tuple[int | str, ...] = (0,),
+        spacing: Sequence[float] | None = None,
+        previous: np.ndarray | None = None,
     ) -> np.ndarray:
         torch.set_num_threads(THREADS)
-        plans = json.loads((folder / "plans.json").read_text())
-        spacing = [0.0, 0.0, 0.0]
-        for axis, length in zip(
-            plans["transpose_forward"], plans["configurations"]["3d_fullres"]["spacing"], strict=True
-        ):
-            spacing[axis] = length
+        spacing = list(spacing or _spacing_of(folder))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             predictor = nnUNetPredictor(
@@ -108,9 +110,19 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
                 allow_tqdm=False,
             )
             predictor.initialize_from_trained_model_folder(str(folder), use_folds=folds)
-            return np.asarray(predictor.predict_single_npy_array(array[None], {"spacing": spacing}))
+            before = None if previous is None else previous[None].astype(np.float32)  # as nnU-Net reads it from files
+            return np.asarray(predictor.predict_single_npy_array(array[None], {"spacing": spacing}, before))
 
     return predict
+
+
+def _spacing_of(folder: Path) -> list[float]:
+    """The spacing (z, y, x) that the model was trained on."""
+    plans = json.loads((folder / "plans.json").read_text())
+    spacing = [0.0, 0.0, 0.0]
+    for axis, length in zip(plans["transpose_forward"], plans["configurations"]["3d_fullres"]["spacing"], strict=True):
+        spacing[axis] = length
+    return spacing
 
 
 @pytest.fixture(scope="session")

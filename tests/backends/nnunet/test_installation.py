@@ -66,6 +66,26 @@ def test_a_parent_of_the_only_full_resolution_model_is_enough(runner, tiny_tomo_
     assert model.name == f"Dataset901_TinyTomo-{model.digest[:12]}"
 
 
+@pytest.mark.parametrize(
+    ("others", "taken"),
+    [(["2d", "3d_lowres"], "3d_fullres"), ([], "3d_fullres"), (["2d"], None), (["2d", "3d_lowres"], None)],
+)
+def test_of_several_models_in_a_folder_the_full_resolution_one_is_taken(
+    others, taken, runner, tiny_tomo_model, tmp_path
+):
+    for name in others:
+        (tmp_path / "data" / f"T__P__{name}").mkdir(parents=True)
+        shutil.copy(tiny_tomo_model / "plans.json", tmp_path / "data" / f"T__P__{name}")
+    assert runner.recognises(tmp_path / "data") == bool(others)
+    if taken:
+        shutil.copytree(tiny_tomo_model, tmp_path / "data" / f"T__P__{taken}")
+        assert runner.install(tmp_path / "data", name="x").details["configuration"] == taken
+    else:
+        message = "T__P__2d, T__P__3d_lowres" if len(others) > 1 else "T__P__2d has no folds"
+        with pytest.raises(UnusableModel, match=message):
+            runner.install(tmp_path / "data", name="x")
+
+
 def test_the_digest_does_not_depend_on_names_and_times(runner, tiny_tomo_model, edited_model):
     first = runner.install(tiny_tomo_model, name="one")
     copy = edited_model("copy")
@@ -245,8 +265,6 @@ def test_plans_that_name_foreign_code_are_hostile(change, named, runner, edited_
         (architecture(nonlin="torch.nn.Linear"), "Linear"),
         (architecture(callback="x"), "callback"),
         (configuration(normalization_schemes=["MyNormalization"]), "MyNormalization"),
-        (configuration(use_mask_for_norm=[True]), "mask"),
-        (configuration(previous_stage="3d_lowres"), "3d_lowres"),
         (configuration(preprocessor_name="Mine"), "Mine"),
         (configuration(patch_size=[4096, 4096, 4096]), "4096"),
         (lambda plans: plans.update(label_manager="Mine"), "Mine"),
@@ -270,6 +288,7 @@ def test_what_is_not_supported_is_refused_by_name(change, named, runner, edited_
         configuration(patch_size="64"),
         configuration(spacing=[0, 1, 1]),
         configuration(inherits_from="3d_fullres"),
+        configuration(use_mask_for_norm=[True, True]),
         configuration(architecture=None),
         lambda plans: plans.pop("configurations"),
         lambda plans: plans.update(transpose_forward=[0, 0, 2]),
@@ -339,10 +358,9 @@ def test_a_model_trained_without_mirroring_is_never_mirrored(runner, edited_mode
     assert any("without mirroring" in note for note in answer.context.notes)
 
 
-@pytest.mark.parametrize("name", ["2d", "3d_lowres", "3d_cascade_fullres"])
-def test_other_configurations_are_refused_by_name(name, runner, edited_model):
-    folder = edited_model(checkpoint=lambda content: content["init_args"].update(configuration=name))
-    with pytest.raises(UnsupportedModel, match=name):
+def test_a_configuration_that_the_plans_do_not_have_is_named(runner, edited_model):
+    folder = edited_model(checkpoint=lambda content: content["init_args"].update(configuration="3d_lowres"))
+    with pytest.raises(UnusableModel, match="3d_lowres"):
         runner.install(folder, name="x")
 
 

@@ -66,6 +66,8 @@ def test_every_parameter_explains_itself_and_has_a_default():
     "params",
     [
         {"mode": "quick"},
+        {"precision": "half"},
+        {"coarse": True},
         {"step": 0},
         {"step": 1.01},
         {"step": float("nan")},
@@ -82,14 +84,35 @@ def test_parameters_that_cannot_be_are_refused(params: dict[str, Any]):
         from_plain(params, NNUNetParams)
 
 
-def test_a_plan_counts_tiles_and_memory(runner, spaced):
-    plan = runner.plan(spaced, grid(), NNUNetParams(), "cpu")
-    assert plan.tiles == 3 * 7 * 7
-    deeper = runner.plan(spaced, grid(shape=(512, 256, 256)), NNUNetParams(), "cpu")
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_plan_counts_images_of_tiles_and_memory(mode, runner, spaced):
+    def plan(shape, **params):
+        return runner.plan(spaced, grid(shape=shape), NNUNetParams(mode=mode, **params), "cpu")
+
+    once = plan((256, 256, 256), mirroring=False)
+    assert once.tiles == 7 * 7 * 7
+    assert plan((256, 256, 256)).tiles == 8 * once.tiles
+    deeper = plan((512, 256, 256), mirroring=False)
     assert deeper.tiles == 15 * 7 * 7
-    assert deeper.ram_bytes == plan.ram_bytes
-    wider = runner.plan(spaced, grid(shape=(128, 512, 512)), NNUNetParams(), "cpu")
-    assert wider.ram_bytes > plan.ram_bytes + (2 * 4 + 4) * 64 * 3 * 256 * 256 - 1
+    assert deeper.ram_bytes == once.ram_bytes
+    assert deeper.vram_bytes == 0
+    wider = plan((512, 512, 512), mirroring=False)
+    bytes_of_voxel = {"exact": 2 * (3 + 1) + 4, "fast": 4 * 3 + 4}[mode]
+    assert wider.ram_bytes == pytest.approx(once.ram_bytes + bytes_of_voxel * 64 * 3 * 256 * 256, rel=0.1)
+
+
+def test_fast_mode_holds_no_more_for_several_folds(runner, edited_model):
+    model = runner.install(
+        edited_model(folds={"0": 0, "1": 7, "2": 8}), name="folds", options={"spacing_unit": "voxels"}
+    )
+
+    def needed(mode, folds):
+        params = NNUNetParams(mode=mode, folds=folds)
+        return runner.plan(model, grid(shape=(512, 512, 512)), params, "cpu").ram_bytes
+
+    weights = 2 * 4 << 20
+    assert needed("fast", (0, 1, 2)) < needed("fast", (0,)) + weights
+    assert needed("exact", (0, 1, 2)) > needed("exact", (0,)) + 2 * 2 * 3 * 64 * 512 * 512
 
 
 def test_a_run_that_no_memory_holds_is_refused(runner, spaced):
@@ -98,47 +121,80 @@ def test_a_run_that_no_memory_holds_is_refused(runner, spaced):
     assert caught.value.hint
 
 
-def test_what_is_not_there_yet_is_refused_with_a_hint(runner, spaced):
-    with pytest.raises(InvalidParameter, match="fast") as caught:
-        runner.plan(spaced, grid(), NNUNetParams(mode="fast"), "cpu")
-    assert "exact" in caught.value.hint
+def test_what_is_not_there_is_refused_with_a_hint(runner, spaced):
     with pytest.raises(PluginUnavailable, match="cuda") as unavailable:
-        runner.plan(spaced, grid(), NNUNetParams(), "cuda:0")
+        runner.plan(spaced, grid(), NNUNetParams(), "cuda:99")
     assert "cpu" in unavailable.value.hint
     with pytest.raises(InvalidParameter, match="fold 3"):
         runner.plan(spaced, grid(), NNUNetParams(folds=(0, 3)), "cpu")
 
 
 @pytest.mark.parametrize(
-    ("rule", "size", "runs", "noted"),
+    ("rule", "size", "resampled", "noted"),
     [
-        ("tolerant", 10.0, True, False),
-        ("tolerant", 10.05, True, True),
-        ("tolerant", 10.2, False, False),
-        ("tolerant", (10.0, 10.0, 9.0), False, False),
-        ("strict", 10.01, True, True),
-        ("strict", 10.05, False, False),
-        ("voxels", 25.0, True, True),
-        ("voxels", 10.0, True, False),
+        ("tolerant", 10.0, False, ""),
+        ("tolerant", 10.05, False, "without resampling"),
+        ("tolerant", 10.2, True, "is resampled"),
+        ("tolerant", (10.0, 10.0, 9.0), True, "is resampled"),
+        ("tolerant", 25.0, True, "--voxel-size"),
+        ("strict", 10.01, False, "without resampling"),
+        ("strict", 10.05, True, "is resampled"),
+        ("voxels", 25.0, False, "ignores"),
+        ("voxels", 10.0, False, ""),
     ],
 )
-def test_voxel_sizes_are_judged_by_the_rule(rule, size, runs, noted, runner, spaced):
-    params = NNUNetParams(spacing=rule)
-    if runs:
-        notes = runner.plan(spaced, grid(size), params, "cpu").notes
-        assert bool(notes) == noted
-    else:
-        with pytest.raises(UnsupportedModel, match="resampl") as caught:
-            runner.plan(spaced, grid(size), params, "cpu")
-        assert "spacing=voxels" in caught.value.hint
+def test_voxel_sizes_are_judged_by_the_rule(rule, size, resampled, noted, runner, spaced):
+    params = NNUNetParams(spacing=rule, mode="exact")
+    plan = runner.plan(spaced, grid(size), params, "cpu")
+    equal = runner.plan(spaced, grid(), params, "cpu")
+    assert (plan.ram_bytes != equal.ram_bytes) == resampled
+    assert [note for note in plan.notes if "voxel size" in note and noted in note] or not noted
+    assert noted or not any("voxel size" in note for note in plan.notes)
 
 
-def test_a_run_is_refused_and_noted_as_it_was_planned(runner, spaced, answer_of, noise):
-    array = noise((16, 24, 32))
-    with pytest.raises(UnsupportedModel, match="resampl"):
-        answer_of(runner, spaced, array, voxel_size=(12.0, 12.0, 12.0))
-    answer = answer_of(runner, spaced, array, voxel_size=(10.05, 10.0, 10.0), mirroring=False)
-    assert any("without resampling" in note for note in answer.context.notes)
+def test_a_plan_counts_the_tiles_of_the_resampled_volume(runner, spaced):
+    plan = runner.plan(spaced, grid(20.0), NNUNetParams(mode="exact", mirroring=False), "cpu")
+    assert plan.tiles == 7 * 15 * 15
+
+
+def resampled_by(function, **arguments):
+    def plans(content):
+        content["configurations"]["3d_fullres"].update(
+            spacing=[10.0, 10.0, 10.0],
+            resampling_fn_data=function,
+            resampling_fn_probabilities=function,
+            resampling_fn_data_kwargs=arguments,
+            resampling_fn_probabilities_kwargs=arguments,
+        )
+
+    return plans
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        resampled_by("resample_torch_fornnunet"),
+        resampled_by("resample_data_or_seg_to_shape", order=0),
+        resampled_by("resample_data_or_seg_to_shape", force_separate_z="often"),
+    ],
+)
+def test_another_way_to_resample_is_refused_where_it_is_needed(plans, runner, edited_model):
+    model = runner.install(edited_model(plans=plans), name="x")
+    with pytest.raises(UnsupportedModel, match="resample_") as caught:
+        runner.plan(model, grid(12.0), NNUNetParams(), "cpu")
+    assert "spacing=voxels" in caught.value.hint
+    runner.plan(model, grid(12.0), NNUNetParams(spacing="voxels"), "cpu")
+    runner.plan(model, grid(10.05), NNUNetParams(), "cpu")
+
+
+def test_a_model_that_never_resamples_is_run_voxel_by_voxel(runner, edited_model, answer_of, stock_labels, noise):
+    folder = edited_model(plans=resampled_by("no_resampling_hack"))
+    model = runner.install(folder, name="x")
+    array, size = noise((20, 40, 30)), (12.0, 12.0, 12.0)
+    answer = answer_of(runner, model, array, voxel_size=size, mirroring=False, mode="exact")
+    assert any("never to resample" in note for note in answer.context.notes)
+    expected = stock_labels(folder, array, spacing=size, mirroring=False)
+    assert (answer.labels == expected).all()
 
 
 @pytest.mark.parametrize(

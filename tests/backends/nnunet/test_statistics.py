@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryomamba_backends.nnunet import statistics
-from cryomamba_backends.nnunet.statistics import extremes, moments, nonzero_box, numpy_adds_as_expected, slabs_of
+from cryomamba_backends.nnunet.statistics import (
+    extremes,
+    moments,
+    nonzero_box,
+    numpy_adds_as_expected,
+    run_lengths,
+    slabs_of,
+)
 from cryomamba_core.geometry import Region
 from cryomamba_core.testing.volumes import ArrayVolume
 
@@ -40,7 +47,7 @@ def test_moments_are_those_of_numpy_for_any_crop(case, axes, seed):
     shape, box = case
     array = np.random.default_rng(seed).normal(100, 30, shape).astype(np.float32)
     view = array.transpose(axes)[tuple(box.slices[axis] for axis in axes)]
-    found = moments(in_slabs(array, box), box, shape)
+    found = moments(in_slabs(array, box), box.size, run_lengths(box.shape, shape))
     assert found.mean == view.mean()
     assert found.standard_deviation == view.std()
 
@@ -49,7 +56,7 @@ def test_moments_are_those_of_numpy_above_the_size_of_one_addition(monkeypatch):
     monkeypatch.setattr(statistics, "LEAF", 1000)
     array = np.random.default_rng(0).normal(-3, 900, (31, 77, 53)).astype(np.float32)
     box = Region.of_shape(array.shape)
-    found = moments(in_slabs(array, box, depth=2), box, array.shape)
+    found = moments(in_slabs(array, box, depth=2), box.size, run_lengths(box.shape, array.shape))
     assert (found.mean, found.standard_deviation) == (array.mean(), array.std())
 
 

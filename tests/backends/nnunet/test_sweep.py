@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from cryomamba_backends.nnunet import sweep
+from cryomamba_backends.nnunet import sweep, window
 from cryomamba_backends.nnunet.memory import memory_errors_named
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.tiles import TileGrid, tile_weights
@@ -73,7 +73,7 @@ def test_a_cancelled_run_stops_at_the_next_checkpoint(at, runner, tiny, noise):
 
 
 def test_no_more_than_a_few_sections_are_read_at_once(runner, tiny, noise, monkeypatch):
-    monkeypatch.setattr(sweep, "BLOCK_VOXELS", 32 * 32 * 4)
+    monkeypatch.setattr(window, "READ_VOXELS", 32 * 32 * 4)
     monkeypatch.setattr("cryomamba_backends.nnunet.statistics.SLAB_VOXELS", 32 * 32 * 4)
     volume = ArrayVolume(noise((48, 32, 32)))
     context = RecordingContext(tiny, volume)
@@ -82,17 +82,18 @@ def test_no_more_than_a_few_sections_are_read_at_once(runner, tiny, noise, monke
     assert max(region.size for region in volume.reads) == 32 * 32 * 4
 
 
-def test_extreme_voxels_that_overflow_the_network_are_refused(runner, edited_model):
+@pytest.mark.parametrize(("mode", "extreme"), [("exact", 1e6), ("fast", np.inf), ("fast", np.nan)])
+def test_extreme_voxels_that_overflow_the_network_are_refused(mode, extreme, runner, edited_model):
     def none(plans):
         plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["NoNormalization"]
 
     def explosive(content):
-        content["network_weights"]["decoder.seg_layers.2.bias"] += 1e6
+        content["network_weights"]["decoder.seg_layers.2.bias"] += extreme
 
     model = runner.install(edited_model(plans=none, checkpoint=explosive), name="explosive")
     volume = ArrayVolume(np.linspace(0, 1, 64**3, dtype=np.float32).reshape(64, 64, 64))
     with pytest.raises(UnusableVolume, match="not finite"):
-        list(runner.segment(volume, NNUNetParams(mirroring=False), RecordingContext(model, volume)))
+        list(runner.segment(volume, NNUNetParams(mode=mode, mirroring=False), RecordingContext(model, volume)))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_extreme_voxels_that_overflow_the_network_are_refused(runner, edited_mod
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried …"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     ],
 )
 def test_memory_that_is_out_is_named(error):

@@ -1,0 +1,196 @@
+"""One model over the part of a volume that is not zero; a run has one of them, and that of a cascade has two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from attrs import frozen
+
+from cryomamba_backends.nnunet.course import Course
+from cryomamba_backends.nnunet.forward import Forward, Work, mirrorings, prepared
+from cryomamba_backends.nnunet.grid_change import GridChange
+from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows
+from cryomamba_backends.nnunet.installed import FoldRecord, InstalledModel
+from cryomamba_backends.nnunet.memory import estimate_ram, estimate_vram
+from cryomamba_backends.nnunet.normalised_rows import MASKING_BYTES, normalised_rows, shown_rows
+from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.plans import ModelRecipe
+from cryomamba_backends.nnunet.resampling import ResampledRows, resampling_bytes, scores_on_source
+from cryomamba_backends.nnunet.rows import Rows
+from cryomamba_backends.nnunet.scores import Scores, SingleScores, StockScores
+from cryomamba_backends.nnunet.spacing import Verdict, judge_spacing
+from cryomamba_backends.nnunet.sweep import Sweep
+from cryomamba_backends.nnunet.tiles import TileGrid
+from cryomamba_core.geometry import Index3, Region, Vector3, VoxelGrid, to_index, to_vector
+from cryomamba_core.volumes import Volume
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+
+@frozen(kw_only=True)
+class Stage:
+    """A model, and how it goes over a box.
+
+    Attributes
+    ----------
+    installed, recipe, folds
+        The model, its plans, and which of its networks are averaged.
+    course
+        Axes of the sweep, device and precision.
+    change
+        From the box's grid to the model's.
+    grid
+        Tiles over the latter.
+    mirror_axes
+        Combinations of model axes from `mirrorings`.
+    notes
+        Sentences for the user.
+    """
+
+    installed: InstalledModel
+    recipe: ModelRecipe
+    folds: tuple[FoldRecord, ...]
+    course: Course
+    change: GridChange
+    grid: TileGrid
+    mirror_axes: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def over(
+        cls,
+        extent: Index3,
+        installed: InstalledModel,
+        *,
+        grid: VoxelGrid,
+        folds: tuple[FoldRecord, ...],
+        course: Course,
+        params: NNUNetParams,
+    ) -> Self:
+        """A model over a box of `extent` (z, y, x) of a volume on `grid`.
+
+        Raises
+        ------
+        UnsupportedModel
+            If the volume has to be resampled in a way that is not known.
+        """
+        recipe = installed.recipe()
+        wanted = _wanted_size(installed, recipe, grid)
+        verdict = judge_spacing(grid, wanted, params.spacing, recipe.resampling)
+        change = _grid_change(extent, recipe, grid, wanted, verdict, course.axes)
+        notes = list(verdict.notes)
+        axes = mirrorings(installed.record.mirroring_axes) if params.mirroring else ()
+        if params.mirroring and not axes:
+            notes.append("the model was trained without mirroring, so tiles are not mirrored")
+        return cls(
+            installed=installed,
+            recipe=recipe,
+            folds=folds,
+            course=course,
+            change=change,
+            grid=TileGrid.over(change.target, to_index(recipe.patch[axis] for axis in course.order), params.step),
+            mirror_axes=axes,
+            notes=tuple(notes),
+        )
+
+    @property
+    def images(self) -> int:
+        """How many images of tiles go through a network."""
+        return self.grid.tiles * len(self.folds) * (1 + len(self.mirror_axes))
+
+    @property
+    def ram_bytes(self) -> int:
+        """What the stage needs of the host's memory at its peak."""
+        sweep = estimate_ram(
+            self.recipe,
+            self.grid,
+            self.course,
+            folds=len(self.folds),
+            weight_bytes=self._weight_bytes,
+            dtype=np.dtype(np.float32),
+        )
+        resampling = resampling_bytes(self.change, heads=self.recipe.labels.heads, exact=self.course.exact)
+        return sweep + resampling + (MASKING_BYTES if self.recipe.masked else 0)
+
+    @property
+    def vram_bytes(self) -> int:
+        """What the stage needs of the device's memory at its peak; 0 on the CPU."""
+        return estimate_vram(
+            self.recipe, self.grid, self.course, folds=len(self.folds), weight_bytes=self._weight_bytes
+        )
+
+    @property
+    def _weight_bytes(self) -> int:
+        return sum(fold.size for fold in self.folds)
+
+    def rows(self, volume: Volume, box: Region, *, on_read: Callable[[], None]) -> Rows:
+        """Measure the normalisation on the voxels of a box, and return what reads them as the model wants them."""
+        read = normalised_rows(self.recipe, volume, box, self.course.axes, on_read=on_read)
+        return ResampledRows(read, self.change, exact=self.course.exact) if self.change.changes else read
+
+    def forward(self, work: Work) -> Forward:
+        """The networks, loaded."""
+        networks = [prepared(self.installed.network(fold, self.recipe), self.course) for fold in self.folds]
+        return Forward(
+            networks=networks,
+            mirror_axes=self.mirror_axes,
+            course=self.course,
+            work=work,
+            batch=self.course.batch,
+        )
+
+    def scores(
+        self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Mean scores on the grid of the box, in the axes of the sweep; see `scores_on_source`."""
+        sweep = Sweep(grid=self.grid, rows=rows, guide=guide, forward=forward, sums=self._sums())
+        yield from scores_on_source(sweep.scores, self.change, first_row=first_row, exact=self.course.exact)
+
+    def guide(self, volume: Volume, box: Region, work: Work, change: GridChange) -> GuideRows:
+        """The labels of this stage as channels of a next one, which has the grid of `change`."""
+        rows = self.rows(volume, box, on_read=work.context.checkpoint)
+        forward = self.forward(work)
+        shown = shown_rows(volume, box, self.course.axes, on_read=work.context.checkpoint) if change.changes else None
+
+        def labels(first_row: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
+            for row, scores in self.scores(rows, forward, guide=None, first_row=first_row):
+                piece = self.recipe.labels.decide(scores).astype(np.int32)
+                if shown is not None:
+                    piece[(piece == 0) & (shown(row, row + len(piece)) == 0)] = OUTSIDE
+                yield row, piece
+
+        return GuideRows(labels, change, self.recipe.labels.foreground)
+
+    def _sums(self) -> Scores:
+        folds, heads = len(self.folds), self.recipe.labels.heads
+        if self.course.exact:
+            return StockScores(folds=folds, heads=heads, grid=self.grid)
+        return SingleScores(folds=folds, heads=heads, grid=self.grid, device=self.course.device)
+
+
+def _wanted_size(installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid) -> Vector3 | None:
+    """Voxel size (z, y, x) in Å that a volume should have; between sections that are taken one by one it is its own."""
+    wanted = installed.record.voxel_size
+    if wanted is None or not recipe.planar:
+        return wanted
+    across = recipe.transpose[0]
+    return to_vector(grid.voxel_size[axis] if axis == across else length for axis, length in enumerate(wanted))
+
+
+def _grid_change(
+    extent: Index3,
+    recipe: ModelRecipe,
+    grid: VoxelGrid,
+    wanted: Vector3 | None,
+    verdict: Verdict,
+    axes: Index3,
+) -> GridChange:
+    turned = to_index(extent[axis] for axis in axes)
+    if wanted is None or not verdict.resample:
+        return GridChange.none(turned)
+    size, target = (to_vector(lengths[axis] for axis in axes) for lengths in (grid.voxel_size, wanted))
+    return GridChange.between(turned, size, target, separate=recipe.resampling.separate)
