@@ -78,7 +78,7 @@ class RunContext(ABC):
 
     @property
     def previewed(self) -> bool:
-        """Whether anybody will see previews: provisional blocks are work for nothing otherwise."""
+        """Whether anybody will see previews; provisional blocks are work for nothing otherwise."""
         return self._previewed
 
     @abstractmethod
