@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from cryomamba_core.errors import DataDirectoryUnusable, StorageFull
 from cryomamba_server.engine import database, schema
-from cryomamba_server.engine.database import FILE_NAME, file_system_of, open_database
+from cryomamba_server.engine.database import FILE_NAME, Database, file_system_of, open_database
 
 OPEN = "import sys; from pathlib import Path; from cryomamba_server.engine.database import open_database;"
 
@@ -156,3 +157,29 @@ def test_a_folder_without_permission_is_refused(tmp_path):
     with pytest.raises(DataDirectoryUnusable):
         open_database(tmp_path)
     tmp_path.chmod(0o700)
+
+
+def test_transactions_of_several_threads_follow_each_other(tmp_path):
+    store = Database(tmp_path)
+    begun, go_on, counted = threading.Event(), threading.Event(), []
+
+    def write():
+        with store.writing() as connection:
+            connection.exec_driver_sql("PRAGMA user_version = 7")
+            begun.set()
+            go_on.wait(60)
+
+    def read():
+        with store.reading() as connection:
+            counted.append(connection.exec_driver_sql("PRAGMA user_version").scalar())
+
+    threads = [threading.Thread(target=write), *(threading.Thread(target=read) for _ in range(8))]
+    threads[0].start()
+    assert begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    store.close()
+    assert counted == [7] * 8

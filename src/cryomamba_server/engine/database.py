@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 class Database:
-    """The job store's file, through one connection: one thread at a time may use it.
+    """The job store's file, through one connection: transactions of several threads follow each other.
 
     Parameters
     ----------
@@ -52,17 +53,18 @@ class Database:
         self._path = data_dir / FILE_NAME
         self._reader = open_database(data_dir)
         self._writer = self._reader.execution_options(writes=True)
+        self._turn = threading.RLock()  # a transaction within one is an error, not a wait for ever
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads."""
-        with translated(self._path), self._reader.begin() as connection:
+        with self._turn, translated(self._path), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that may write: durable when the context is left, undone if it raises."""
-        with translated(self._path), self._writer.begin() as connection:
+        with self._turn, translated(self._path), self._writer.begin() as connection:
             yield connection
 
     def close(self) -> None:
