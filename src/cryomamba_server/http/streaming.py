@@ -12,8 +12,8 @@ from quart.wrappers.response import ResponseBody
 from cryomamba_core.errors import StorageDamaged, StorageError
 from cryomamba_core.interfaces import Storage
 
-#: Bytes that are read in one thread hop. With 8 KiB, Quart's own, a download is 40 times slower; with 1 MiB, a quarter.
-CHUNK = 2 << 20
+#: Bytes that are read in one thread hop. With 8 KiB, Quart's own, a download is 40 times slower; with 1 MiB, a fifth.
+CHUNK = 4 << 20
 
 
 class StoredBody(ResponseBody):
