@@ -82,7 +82,7 @@ class NNUNetParams:
         default="fast",
         validator=_one_of(*MODES),
         metadata={
-            "help": "fast: labels that differ from stock nnU-Net's in about one voxel of 10,000, in much less time; "
+            "help": "fast: labels that differ from stock nnU-Net's in up to a few voxels of 10,000, in much less time; "
             "exact: stock nnU-Net's, bit by bit, on the CPU only"
         },
     )
