@@ -175,6 +175,11 @@ class FilesystemStorage(Storage):
                 start += len(piece)
             return b"".join(pieces)
 
+    def open(self, key: str) -> int:
+        """A descriptor of the object's own file."""
+        with naming_disk_errors(f"{key} cannot be read"), self._object(key) as (_, content):
+            return os.dup(content)
+
     def stat(self, key: str) -> ObjectInfo:
         """Size, time and digest; the content is read only if the digest is not known for sure."""
         with naming_disk_errors(f"{key} cannot be read"), self._object(key) as (_, content):

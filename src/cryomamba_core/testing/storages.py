@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -238,6 +240,19 @@ class StorageConformance(ABC):
             assert path.is_file()
             assert path.read_bytes() == CONTENT
             assert path.suffix == ".mrc", "readers go by the ending where a format has no mark"
+
+    def test_an_open_object_gives_its_bytes_even_when_it_is_deleted(self, storage: Storage) -> None:
+        _store(storage, KEY, CONTENT)
+        descriptor = storage.open(KEY)
+        if descriptor is not None:
+            with os.fdopen(descriptor, "rb") as stream:
+                storage.delete(KEY)
+                assert stream.read() == CONTENT
+
+    @pytest.mark.parametrize(("key", "error"), [(KEY, UnknownObject), ("raw/../a", InvalidParameter)])
+    def test_what_is_not_there_cannot_be_opened(self, storage: Storage, key: str, error: type[Exception]) -> None:
+        with suppress(error):
+            assert storage.open(key) is None
 
     def test_a_published_file_stays_and_is_a_copy(self, storage: Storage, tmp_path: Path) -> None:
         path = tmp_path / "mask.mrc"

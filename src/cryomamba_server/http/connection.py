@@ -26,6 +26,7 @@ from hypercorn.utils import parse_socket_addr
 
 from cryomamba_server.http.intake import INTAKE, Intake
 from cryomamba_server.http.line import Line
+from cryomamba_server.http.outlet import SENDS_FILES, FilePiece, pour
 from cryomamba_server.http.protocol import Conversation, Protocol
 
 #: Key of the ASGI scope of a WebSocket: makes its `Line`, for whoever goes on when the request has ended; None if the
@@ -278,10 +279,28 @@ class Connection:
                 patience = self._house.idle_seconds if event.idle else math.inf
                 self._patience.deadline = trio.current_time() + patience
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | FilePiece) -> None:
         async with self._writing:
-            if not await self._send(memoryview(data)):
+            taken = await (self._pour(data) if isinstance(data, FilePiece) else self._send(memoryview(data)))
+            if not taken:
                 await self._protocol.handle(Closed())
+
+    async def _pour(self, piece: FilePiece) -> bool:
+        """Send a piece of a file, and say whether the client has taken it; the connection is closed if not."""
+        assert isinstance(self._stream, trio.SocketStream), "others are not told that files can be sent"
+        try:
+            await pour(piece, self._stream, idle_seconds=self._house.idle_seconds)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            await self._give_up()
+            return False
+        except BaseException:
+            await self._give_up()  # half a message is left behind
+            raise
+        return True
+
+    async def _give_up(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
 
     async def _send(self, rest: memoryview) -> bool:
         """Send everything, and say whether the client has taken it; the connection is closed if not."""
@@ -295,8 +314,7 @@ class Connection:
                     quick = trio.current_time() - began < MOMENT
                 self._piece = min(2 * self._piece, MOST_PIECE) if quick else PIECE
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self._stream)
+            await self._give_up()
             return False
         return True
 
@@ -331,7 +349,7 @@ class Applications(TaskGroup):
     Attributes
     ----------
     intake
-        The short way for bodies, where the connection has one.
+        The short way for bodies, where the connection has one; without TLS, and files are sent the short way as well.
     """
 
     intake: Intake | None = None
@@ -348,6 +366,7 @@ class Applications(TaskGroup):
             scope[TAKE_OVER] = self._take_over
         elif self.intake is not None:
             scope[INTAKE] = self.intake
+            scope[SENDS_FILES] = hasattr(os, "sendfile")
         inward, outward = trio.open_memory_channel[Any](config.max_app_queue_size)
         running = trio.CancelScope()
 

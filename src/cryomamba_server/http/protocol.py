@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import h11
 from h11._receivebuffer import ReceiveBuffer
+from hypercorn.events import RawData
 from hypercorn.protocol.events import Body, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
@@ -23,6 +24,7 @@ from wsproto.connection import Connection as WebSocket
 
 from cryomamba_core.errors import BadRequest, CryoMambaError, RequestTooLarge
 from cryomamba_server.http.errors import envelope
+from cryomamba_server.http.outlet import FilePiece
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +179,15 @@ class _Refusing:
 
 
 class Exchange(_Refusing, HTTPStream):
-    """A request and its answer."""
+    """A request and its answer; pieces of files may stand for bytes of its body."""
+
+    async def app_send(self, message: Any) -> None:
+        """Do what the application says."""
+        piece = message and message.get("body")
+        if isinstance(piece, FilePiece) and self.state is ASGIHTTPState.RESPONSE:
+            await self.send(Body(stream_id=self.stream_id, data=cast("bytes", piece)))
+        else:
+            await super().app_send(message)
 
     async def _send_error_response(self, status_code: int) -> None:
         await super()._send_error_response(status_code)
@@ -263,6 +273,14 @@ class Protocol(H11Protocol):
                 state=self.connection_state,
             )
         )
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if isinstance(event, h11.Data) and isinstance(event.data, FilePiece):
+            connection = cast("h11.Connection", self.connection)
+            for part in connection.send_with_data_passthrough(event) or ():
+                await self.send(RawData(data=part))
+        else:
+            await super()._send_h11_event(event)
 
     async def _send_error_response(self, status_code: int) -> None:
         headers, body = _refusal(status_code)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 
 import trio
@@ -11,9 +12,39 @@ from quart.wrappers.response import ResponseBody
 
 from cryomamba_core.errors import StorageDamaged, StorageError
 from cryomamba_core.interfaces import Storage
+from cryomamba_server.http.outlet import FilePiece
 
 #: Bytes that are read in one thread hop. With 8 KiB, Quart's own, a download is 40 times slower; with 1 MiB, a fifth.
 CHUNK = 4 << 20
+
+
+class FileBody(ResponseBody):
+    """A piece of an open file, for a connection that sends files by itself.
+
+    Parameters
+    ----------
+    piece
+        What to send. Its file is closed by whoever opened it.
+    """
+
+    def __init__(self, piece: FilePiece) -> None:
+        self._left = [piece]
+
+    async def __aenter__(self) -> AsyncIterator[FilePiece]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __aiter__(self) -> AsyncIterator[FilePiece]:
+        return self
+
+    async def __anext__(self) -> FilePiece:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class StoredBody(ResponseBody):
@@ -88,6 +119,47 @@ class StoredBody(ResponseBody):
             return b""
         piece = await trio.to_thread.run_sync(self._storage.read, self._key, start, stop)
         if len(piece) != stop - start:
-            raise StorageDamaged(f"{self._key} is shorter than its record says", hint="run the job again")
+            raise _too_short(self._key)
         self._read_to = stop
         return piece
+
+
+async def stored_body(
+    storage: Storage,
+    key: str,
+    start: int,
+    stop: int,
+    *,
+    on_sent: Callable[[int], None],
+    until_sent: ExitStack,
+    sends_files: bool,
+) -> FileBody | StoredBody:
+    """What sends bytes `start` (inclusive) to `stop` (exclusive) of a stored object, on the shortest way that there is.
+
+    Parameters
+    ----------
+    on_sent
+        Called with the number of bytes, each time that some have left.
+    until_sent
+        Left when the answer has been sent, or never will be.
+    sends_files
+        Whether the connection sends files by itself.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be read: this early, a status can tell the client.
+    """
+    descriptor = await trio.to_thread.run_sync(storage.open, key) if sends_files else None
+    if descriptor is None:
+        body = StoredBody(storage, key, start, stop, on_sent=on_sent)
+        await body.prepare()
+        return body
+    until_sent.callback(os.close, descriptor)
+    if os.fstat(descriptor).st_size < stop:
+        raise _too_short(key)
+    return FileBody(FilePiece(descriptor=descriptor, start=start, stop=stop, on_sent=on_sent))
+
+
+def _too_short(key: str) -> StorageDamaged:
+    return StorageDamaged(f"{key} is shorter than its record says", hint="run the job again")

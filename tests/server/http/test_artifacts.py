@@ -1,6 +1,8 @@
 """Artifacts as curl gets them from a real server: whole, in ranges, resumed, and not again."""
 
+import errno
 import hashlib
+import os
 import shutil
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,6 +12,7 @@ from urllib.parse import urlsplit
 
 import engines
 import httpx
+import psutil
 import pytest
 import trio
 import trio.testing
@@ -34,7 +37,25 @@ def write(name, data):
 log.completed((write("mask.mrc", content), write("empty.txt", b"")))
 """.replace("SIZE", str(SIZE))
 
+#: How a body comes from its file to the client: sent by the system, copied where the file system forbids that, or read.
+WAYS = ["sent", "copied", "read"]
+
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+
+
+@pytest.fixture
+def way(request, monkeypatch):
+    """Sees to it that bodies go one of the `WAYS`."""
+    if request.param == "copied":
+
+        def refuse(*_):
+            raise OSError(errno.EINVAL, "as a file system says that cannot do it")
+
+        monkeypatch.setattr(os, "sendfile", refuse)
+    elif request.param == "read":
+        monkeypatch.delattr(os, "sendfile")
+        monkeypatch.setattr(streaming, "CHUNK", 1 << 20)  # the file has several pieces
+    return request.param
 
 
 class Shop:
@@ -202,13 +223,63 @@ async def test_what_was_removed_from_the_storage_is_an_error_and_not_an_empty_fi
     assert await shop.status_of() == 404
 
 
-async def test_a_file_that_became_shorter_cuts_the_connection(shop, monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK", 1 << 20)  # the file has several pieces
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+async def test_a_file_that_became_shorter_meanwhile_cuts_the_connection(shop, way):
+    address = shop.url.removeprefix(shop.server.url)
+    async with connected(shop.server, room=4096) as stream:
+        await stream.send_all(f"GET {address} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        received = await stream.receive_some(100)
+        with shop.stored.open("r+b") as file:
+            file.truncate(SIZE - 1000)
+        while piece := await stream.receive_some(1 << 20):
+            received += piece
+    assert received.startswith(b"HTTP/1.1 200")
+    assert len(received) < SIZE
+
+
+@pytest.mark.parametrize("words", [(), ("--range", "-10")])
+async def test_a_file_that_was_too_short_from_the_beginning_is_an_error(shop, words):
     with shop.stored.open("r+b") as stream:
         stream.truncate(2 << 20)
-    out, code = await shop.curl()
-    assert (code, len(out) < SIZE) == (18, True)  # 18: a part of the file was transferred
-    assert await shop.status_of("--range", "-10") == 500
+    assert await shop.status_of(*words) == 500
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+async def test_bytes_are_the_same_on_each_way_and_counted(shop, way):
+    sent = 0
+    for start, stop in [(0, SIZE), (1, 2), (SIZE - 70_000, SIZE), (4096, 3 << 20)]:
+        out, code = await shop.curl("--range", f"{start}-{stop - 1}")
+        assert (out, code) == (CONTENT[start:stop], 0)
+        sent += stop - start
+    await shop.server.services.traffic.settled()
+    bearer = f"Authorization: {shop.server.headers(scopes=('metrics:read',))['Authorization']}"
+    text = (await shop.curl("--header", bearer, url=f"{shop.server.url}/metrics"))[0].decode()
+    [counted] = [line for line in text.splitlines() if line.startswith("cryomamba_download_bytes_total ")]
+    assert float(counted.split()[1]) == sent
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+async def test_one_connection_gives_one_answer_after_another(shop, way):
+    address = shop.url.removeprefix(shop.server.url)
+    request = f"GET {address} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+    async with connected(shop.server) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, 3 * request)
+        received = b""
+        while received.count(CONTENT) < 3:
+            piece = await stream.receive_some(1 << 20)
+            assert piece, len(received)
+            received += piece
+    assert received.count(b"HTTP/1.1 200") == 3
+
+
+async def test_files_that_were_not_sent_are_closed(shop):
+    before = psutil.Process().num_fds()
+    for _ in range(20):
+        await shop.curl("--range", "0-9")
+        await shop.curl("--header", 'If-Range: "another"', "--max-filesize", "1")  # it leaves at once
+    with trio.fail_after(engines.DEADLINE):
+        await shop.server.services.traffic.settled()
+    assert psutil.Process().num_fds() < before + 5
 
 
 async def test_a_client_that_leaves_midway_leaves_nothing_behind(shop):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+from typing import Any, cast
 from urllib.parse import quote
 
 from quart import Response
+from quart.wrappers.response import ResponseBody
 
 from cryomamba_core.artifacts import Artifact
 from cryomamba_core.errors import RangeNotSatisfiable, UnknownJob, UnknownObject
+from cryomamba_server.http.access.gate import UNTIL_SENT
+from cryomamba_server.http.outlet import SENDS_FILES
 from cryomamba_server.http.ranges import matches, wanted_range
 from cryomamba_server.http.routing import Call, Guard, RouteTable, Weight
-from cryomamba_server.http.streaming import StoredBody
+from cryomamba_server.http.streaming import stored_body
 
 ROUTES = RouteTable()
 
@@ -50,12 +54,20 @@ async def fetch_artifact(call: Call, job_id: str, artifact: str) -> Response:
         headers["Content-Range"] = wanted.content_range
     if request.method == "HEAD":
         return _answer(200, headers, found)
-    body = StoredBody(engine.storage, key, start, stop, on_sent=call.services.metrics.sent_artifact)
-    await body.prepare()
+    scope = cast("dict[str, Any]", request.scope)
+    body = await stored_body(
+        engine.storage,
+        key,
+        start,
+        stop,
+        on_sent=call.services.metrics.sent_artifact,
+        until_sent=scope[UNTIL_SENT],
+        sends_files=scope.get(SENDS_FILES, False),
+    )
     return _answer(206 if wanted else 200, headers, found, body)
 
 
-def _answer(status: int, headers: dict[str, str], artifact: Artifact, body: StoredBody | None = None) -> Response:
+def _answer(status: int, headers: dict[str, str], artifact: Artifact, body: ResponseBody | None = None) -> Response:
     answer = Response(b"" if body is None else body, status, content_type=artifact.media_type)
     answer.headers.update(headers)
     if status == 304:
