@@ -1,16 +1,18 @@
 import json
 from datetime import UTC, datetime
 
+import cattrs
 import numpy as np
 import pytest
 
+from cryomamba_core import wire
 from cryomamba_core.artifacts import Artifact
 from cryomamba_core.errors import ErrorInfo, InputError, InvalidParameter
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.jobs import JobConfig, JobProgress, JobRecord, JobState, Source
 from cryomamba_core.previews import Preview, PreviewPolicy
-from cryomamba_core.wire import dump_json, from_plain, load_json
+from cryomamba_core.wire import dump_json, from_plain, load_json, prepare, to_plain
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PREVIEW = Preview.pack(
@@ -104,3 +106,16 @@ def test_nan_is_not_json():
 def test_text_that_is_no_json_is_refused():
     with pytest.raises(InvalidParameter, match="not JSON"):
         load_json("{", JobConfig)
+
+
+def test_what_is_prepared_is_ready(monkeypatch):
+    """No function is made when the first value comes."""
+    wire.converter.cache_clear()
+    prepare(Progress, JobConfig)
+    monkeypatch.setattr(cattrs.converters, "make_dict_structure_fn", None)
+    monkeypatch.setattr(cattrs.converters, "make_dict_unstructure_fn", None)
+    config = JobConfig(source=Source(path="/a.mrc"), runner="threshold")
+    assert from_plain(to_plain(config), JobConfig) == config
+    with pytest.raises(TypeError):
+        to_plain(PREVIEW)  # nobody prepared for it
+    wire.converter.cache_clear()

@@ -9,6 +9,7 @@ from attrs import define, evolve, field
 from napari.utils.colormaps import DirectLabelColormap
 
 from cryomamba_core.labels import Label
+from cryomamba_gui.canvas.layers import Labels
 
 #: Of values that the model does not name, for example painted ones.
 NAMELESS = "#bbbbbb"
@@ -52,6 +53,12 @@ class LabelColours:
         colours[0] = np.zeros(4, np.float32)
         colours[None] = rgba(NAMELESS, 1.0 if self.isolated is None else 0.0)
         return DirectLabelColormap(color_dict=colours)
+
+    def paint(self, layer: Labels) -> None:
+        """Have a layer look so."""
+        colormap = self.colormap()
+        colormap.use_selection, colormap.selection = layer.show_selected_label, layer.selected_label
+        layer.colormap = colormap
 
     def features(self) -> dict[str, list[Any]]:
         """A table by which napari names the label under the cursor."""

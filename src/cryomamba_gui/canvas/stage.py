@@ -162,7 +162,9 @@ class Stage:
         if self.preview.data.shape != array.shape:
             self._labels.show(flat=None, spatial=None)
         steps: tuple[Callable[[], object], ...] = (
-            lambda: self._lay(self.preview, array, preview.grid),
+            lambda: self._add(self.preview),
+            lambda: _fill(self.preview, array),
+            lambda: self.preview.place(preview.grid),
             lambda: self._colour(self.preview, labels),
             lambda: self._mark(provisional=preview.provisional),
         )
@@ -318,17 +320,6 @@ class Stage:
         self._ask_for_relief()
         self._explain()
 
-    def _lay(self, layer: Labels, array: NDArray[Any], grid: VoxelGrid) -> None:
-        """Put labels into a layer, in place if there is nothing but labels to change."""
-        self._add(layer)
-        if layer.data.shape == array.shape and layer.data.dtype == array.dtype and layer.data.flags.writeable:
-            np.copyto(layer.data, array)
-            layer.place(grid)
-            layer.refresh(extent=False, thumbnail=False)
-        else:
-            layer.data = np.array(array, array.dtype.newbyteorder("="))
-            layer.place(grid)
-
     def _colour(self, layer: Labels, labels: tuple[Label, ...]) -> None:
         if labels != self.colours.labels:
             self.colours = LabelColours(labels)
@@ -349,9 +340,7 @@ class Stage:
         look = self.colours.copy()
         if self._painted.get(layer) != look:
             self._painted[layer] = look
-            colormap = look.colormap()
-            colormap.use_selection, colormap.selection = layer.show_selected_label, layer.selected_label
-            layer.colormap = colormap
+            look.paint(layer)
 
     def _mark(self, *, provisional: bool) -> None:
         name = f"{self.name} preview" + (" (provisional)" if provisional else "")
@@ -408,7 +397,9 @@ class Stage:
                 self.failed.emit(error)
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._lay(self.preview, array, mask.grid.coarsen(factor))
+        self._add(self.preview)
+        _fill(self.preview, array)
+        self.preview.place(mask.grid.coarsen(factor))
         self._colour(self.preview, mask.labels)
         self._mark(provisional=False)
         self.preview.name = f"{self.name} mask (3D)"
@@ -421,6 +412,15 @@ class Stage:
         self._notice.say("tomogram", f"{self.name} is being read for 3D …" if waits else None)
         waits = spatial and self._large and self._labels.spatial is None
         self._notice.say("mask", f"the mask of {self.name} is being made ready for 3D …" if waits else None)
+
+
+def _fill(layer: Labels, array: NDArray[Any]) -> None:
+    """Put labels into a layer, in place if there is nothing but labels to change."""
+    if layer.data.shape == array.shape and layer.data.dtype == array.dtype and layer.data.flags.writeable:
+        np.copyto(layer.data, array)
+        layer.refresh(extent=False, thumbnail=False)
+    else:
+        layer.data = np.array(array, array.dtype.newbyteorder("="))
 
 
 def stem(name: str) -> str:

@@ -206,6 +206,26 @@ class ErrorNote(QWidget):
         self.setVisible(bool(message))
 
 
+class PartBar(QProgressBar):
+    """A progress bar that is drawn when Qt comes to it: Qt's own draws the whole window at each new value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTextVisible(False)
+        self.show_part(0, 1)
+
+    def show_part(self, done: float, total: float) -> None:
+        """Show how much of a known whole is done, in any unit."""
+        self.setUpdatesEnabled(False)
+        self.setRange(0, STEPS)
+        self.setValue(round(STEPS * min(1.0, done / total)) if total > 0 else 0)
+        self.setUpdatesEnabled(True)
+
+    def show_busy(self) -> None:
+        """Show that something goes on of which nobody knows how long it takes."""
+        self.setRange(0, 0)
+
+
 class ProgressRow(QWidget):
     """How far something long is, in a bar and in words, with a button that stops it; hidden while nothing runs.
 
@@ -224,9 +244,7 @@ class ProgressRow(QWidget):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._bar = named(QProgressBar(), f"{name}.bar", spoken="progress")
-        self._bar.setRange(0, STEPS)
-        self._bar.setTextVisible(False)
+        self._bar = named(PartBar(), f"{name}.bar", spoken="progress")
         self._words = named(ElidedLabel(), f"{name}.words")
         self._cancel = named(QPushButton("Cancel"), f"{name}.cancel", tip="Stop this")
         self._cancel.clicked.connect(self.cancelled)
@@ -242,20 +260,19 @@ class ProgressRow(QWidget):
 
     def show_progress(self, done: float, total: float, words: str) -> None:
         """Show how much of a known whole is done, in any unit."""
-        self._bar.setRange(0, STEPS)
-        self._bar.setValue(round(STEPS * min(1.0, done / total)) if total > 0 else 0)
+        self._bar.show_part(done, total)
         self._words.setText(words)
         self.show()
 
     def show_busy(self, words: str) -> None:
         """Show that something goes on of which nobody knows how long it takes."""
-        self._bar.setRange(0, 0)
+        self._bar.show_busy()
         self._words.setText(words)
         self.show()
 
     def show_nothing(self) -> None:
         """It has ended."""
-        self._bar.setRange(0, STEPS)
+        self._bar.show_part(0, 1)
         self.hide()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from cryomamba_gui.desk.submission import SubmissionState
 from cryomamba_gui.qt.folding import Shrinking, discard
 from cryomamba_gui.qt.job_words import on_its_way, plan_of
-from cryomamba_gui.qt.pieces import STEPS, ElidedLabel, ErrorNote, hear, named, wrapped
+from cryomamba_gui.qt.pieces import ElidedLabel, ErrorNote, PartBar, hear, named, wrapped
 
 if TYPE_CHECKING:
     from cryomamba_gui.desk.link import Link
@@ -92,8 +92,7 @@ class SubmissionRow(QFrame):
         self.setFrameShape(QFrame.Shape.StyledPanel)
         self._name = named(ElidedLabel(submission.name), "sending.name")
         self._words = named(wrapped(), "sending.words")
-        self._bar = named(QProgressBar(), "sending.bar", spoken="sent")
-        self._bar.setTextVisible(False)  # Qt's
+        self._bar = named(PartBar(), "sending.bar", spoken="sent")
         self._plan = named(wrapped(selectable=True), "sending.plan")
         self._error = ErrorNote("sending.error")
         self._submit = named(QPushButton("Submit"), "sending.submit", tip="Queue it")
@@ -140,6 +139,7 @@ class SubmissionRow(QFrame):
         state, total = submission.state, submission.total
         sending = state in (SubmissionState.UPLOADING, SubmissionState.PAUSED) and total > 0
         self._bar.setVisible(sending or (state.active and not submission.waiting))
-        self._bar.setRange(0, STEPS if sending else 0)
         if sending:
-            self._bar.setValue(round(STEPS * submission.sent / total))
+            self._bar.show_part(submission.sent, total)
+        else:
+            self._bar.show_busy()

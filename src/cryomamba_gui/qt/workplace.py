@@ -9,8 +9,15 @@ from weakref import WeakKeyDictionary
 import trio
 from qtpy.QtCore import QCoreApplication
 
+from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
+from cryomamba_core.interfaces import ServerInfo
 from cryomamba_core.plugins import PluginHost
+from cryomamba_core.previews import Preview
+from cryomamba_core.protocol.jobs import JobPage, JobView
+from cryomamba_core.protocol.server import InputPage, ModelList
+from cryomamba_core.protocol.uploads import PartReceipt, UploadedFile, UploadStatus
 from cryomamba_core.settings import load_settings
+from cryomamba_core.wire import prepare
 from cryomamba_gui.canvas.bench import Bench
 from cryomamba_gui.desk.desk import Desk
 from cryomamba_gui.qt.bridge import Bridge
@@ -21,6 +28,24 @@ if TYPE_CHECKING:
 
 #: Property of Qt's application that holds the bridge: there is one of each.
 BRIDGE = "cryomamba_bridge"
+
+#: What engines tell: Qt is not to wait while it is first read.
+TOLD = (
+    Completed,
+    Failed,
+    InputPage,
+    JobPage,
+    JobView,
+    ModelList,
+    PartReceipt,
+    Preview,
+    PreviewReady,
+    Progress,
+    ServerInfo,
+    StateChanged,
+    UploadStatus,
+    UploadedFile,
+)
 
 _workplaces: WeakKeyDictionary[napari.Viewer, Workplace] = WeakKeyDictionary()
 
@@ -65,6 +90,7 @@ def workplace_of(viewer: napari.Viewer, make_host: Callable[[], PluginHost] | No
         Gives the plugins; None for all that are installed, with the settings of this process.
     """
     if viewer not in _workplaces:
+        prepare(*TOLD)
         host = make_host() if make_host is not None else PluginHost.discover(load_settings())
         _workplaces[viewer] = Workplace(viewer, host, bridge_of_application())
         _window_of(viewer).destroyed.connect(lambda: _workplaces.pop(viewer, None))

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QWidget
 
 from cryomamba_core.errors import ErrorInfo
 from cryomamba_gui.qt.connection_words import devices, grouped, place_of
-from cryomamba_gui.qt.pieces import ColourChip, ElidedLabel, ErrorNote, ProgressRow, hear
+from cryomamba_gui.qt.pieces import ColourChip, ElidedLabel, ErrorNote, PartBar, ProgressRow, hear
 
 
 class Speaker:
@@ -24,6 +24,26 @@ class Listener(QWidget):
 
     def take_nothing(self):
         self.heard.append("something")
+
+
+def test_a_part_bar_is_drawn_when_qt_comes_to_it(qtbot):
+    """Qt's own draws the whole window at each new value, in the middle of whatever goes on."""
+    drawn = []
+
+    class Watched(PartBar):
+        def paintEvent(self, event):  # noqa: N802  # Qt calls it so
+            drawn.append(self.value())
+            super().paintEvent(event)
+
+    bar = Watched()
+    qtbot.addWidget(bar)
+    bar.show()
+    qtbot.waitUntil(lambda: bool(drawn))
+    drawn.clear()
+    bar.show_part(3, 4)
+    bar.show_part(7, 8)
+    assert (drawn, bar.value()) == ([], 875)
+    qtbot.waitUntil(lambda: drawn == [875])
 
 
 def test_a_widget_hears_what_it_wants_to_know(qapp):
