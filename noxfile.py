@@ -21,6 +21,8 @@ BINDINGS = {"pyqt5": "gui", "pyqt6": "gui-qt6"}
 PACKAGES = ["cryomamba_core", "cryomamba_backends", "cryomamba_gui", "cryomamba_server"]
 #: Parts of the core that plugins do not import; strict mypy checks them as it does the rest.
 NOT_OFFERED = ("cryomamba_core.cli.", "cryomamba_core.worker.")
+#: Where programs that ours is measured against are installed.
+PEERS = "build/peers"
 CHECKED = ["src", "plugins", "tests", "benchmarks", "tools", "docs", "noxfile.py"]
 
 nox.needs_version = ">=2025.5"
@@ -142,6 +144,9 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Every number that the documentation quotes; all benchmarks, or those that are named."""
     wanted = session.posargs or sorted(path.stem for path in Path("benchmarks").glob("*.py"))
+    if not Path(PEERS).exists() and any(name.startswith("nnunet") for name in wanted):
+        peers = ["--no-deps", "--target", PEERS, *_group("peers")]  # what they need is here, and torch stays as it is
+        session.run(sys.executable, "-m", "pip", "install", "--quiet", *peers, success_codes=range(256))
     for name in wanted:
         session.run(sys.executable, f"benchmarks/{name}.py")
 

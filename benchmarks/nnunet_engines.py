@@ -1,8 +1,8 @@
-"""Stock nnU-Net, our exact mode and our fast mode side by side: time, memory, labels, and when something is seen.
+"""Stock nnU-Net, KonfAI, MONAI and this project's two modes on one model and one volume.
 
 ::
 
-    python benchmarks/nnunet_engines.py [--model FOLDER] [--shape 96 192 192] [--mirroring] [--stub]
+    python benchmarks/nnunet_engines.py [--model FOLDER] [--shape 192 160 160] [--mirroring] [--stub]
 
 Every run has a process of its own. With ``--stub`` a copy of the input replaces the network, which shows memory at
 large shapes in a short time; its labels mean nothing then.
@@ -10,18 +10,34 @@ large shapes in a short time; its labels mean nothing then.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from attrs import asdict
-from rig.nnunet import ENGINES, Task, demo_model, measure, write_volume
+from rig.nnunet.cases import CONTESTANTS, Outcome, arguments, measure
+from rig.nnunet.models import demo_model, lay_out
 from rig.report import Figure, report
+from rig.sheet import Sheet, number
 
 #: Voxels that are compared at a time.
 PIECE = 1 << 22
+
+COLUMNS = (
+    "",
+    "seconds",
+    "processor seconds",
+    "of them in the network",
+    "stock's / that",
+    "provisional labels everywhere after",
+    "first final labels after",
+    "MiB above its imports",
+    "stock's MiB / that",
+    "MiB in all",
+    "voxels ≠ stock's",
+    "least Dice of a label",
+)
 
 
 def agreement(found: Path, expected: Path) -> tuple[float, float]:
@@ -41,56 +57,61 @@ def agreement(found: Path, expected: Path) -> tuple[float, float]:
 
 def main() -> int:
     """Measure, print, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="trained-model folder; the demo's model if left out")
-    parser.add_argument("--shape", type=int, nargs=3, default=(96, 192, 192), help="z y x")
-    parser.add_argument("--mirroring", action="store_true", help="average over mirrored tiles")
-    parser.add_argument("--stub", action="store_true", help="a network without work")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
-    options = parser.parse_args()
-    figures, courses = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        volume = Path(folder) / "volume.mrc"
-        write_volume(volume, tuple(options.shape))
-        model = options.model or demo_model(Path(folder) / "demo-model")
-        for engine in options.engines:
-            task = Task(
-                engine=engine,
-                model=str(model),
-                volume=str(volume),
-                stub=options.stub,
-                mirroring=options.mirroring,
-                threads=options.threads,
-            )
-            course = courses[engine] = measure(task, labels=Path(folder) / f"{engine}.raw")
-            figures += [
-                Figure(name=f"{engine}: wall time", value=course.seconds, unit="s"),
-                Figure(name=f"{engine}: memory added to a process that is ready", value=course.added, unit="MiB"),
-                Figure(name=f"{engine}: peak resident size", value=course.peak, unit="MiB"),
-            ]
-            if course.planned is not None:
-                used = course.peak - course.imported
-                figures.append(Figure(name=f"{engine}: memory planned / used", value=course.planned / used, unit=""))
-            for name, seconds in (("coarse labels everywhere", course.coarse), ("first final labels", course.final)):
-                if seconds is not None:
-                    part = 100 * seconds / course.seconds
-                    figures.append(Figure(name=f"{engine}: {name} after", value=part, unit="% of the wall time"))
-            if engine != "stock" and "stock" in courses:
-                stock = courses["stock"]
-                different, dice = agreement(Path(folder) / f"{engine}.raw", Path(folder) / "stock.raw")
-                most = 1e-12 if engine == "exact" else None
-                figures += [
-                    Figure(name=f"{engine}: voxels that differ from stock", value=different, unit="", most=most),
-                    Figure(name=f"{engine}: least Dice of a label", value=dice, unit=""),
-                    Figure(name=f"{engine}: stock's time / its own", value=stock.seconds / course.seconds, unit="×"),
-                    Figure(
-                        name=f"{engine}: memory that stock adds / its own", value=stock.added / course.added, unit="×"
-                    ),
-                ]
+    options = arguments(__doc__, shape=(192, 160, 160)).parse_args()
     shape = " × ".join(map(str, options.shape))
     title = f"nnU-Net engines on {shape}{', mirrored' * options.mirroring}{', without a network' * options.stub}"
-    return report(title, figures, courses={engine: asdict(course) for engine, course in courses.items()})
+    sheet, figures, outcomes = Sheet(title=title, columns=COLUMNS), [], {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        case = lay_out(folder, options.model or demo_model(folder / "model"), options)
+        for contestant in options.contestants:
+            labels = None if options.stub else folder / f"{contestant}.raw"
+            outcome = outcomes[contestant] = measure(contestant, case, labels=labels)
+            compared = None
+            if labels and contestant != "stock" and "stock" in outcomes and not outcome.missing:
+                compared = agreement(labels, folder / "stock.raw")
+            sheet.rows.append(_row(contestant, outcome, outcomes.get("stock"), compared))
+            sheet.notes.extend(_notes(contestant, outcome))
+            if contestant == "exact" and compared:
+                figures.append(
+                    Figure(name="exact: voxels that differ from stock", value=compared[0], unit="", most=1e-12)
+                )
+    sheet.show(options.write)
+    return report(title, figures, outcomes={name: asdict(outcome) for name, outcome in outcomes.items()})
+
+
+def _row(
+    contestant: str, outcome: Outcome, stock: Outcome | None, compared: tuple[float, float] | None
+) -> tuple[str, ...]:
+    name = CONTESTANTS[contestant]
+    if outcome.missing:
+        return (name, f"not installed: pip install {outcome.missing}", *[""] * (len(COLUMNS) - 2))
+    different, dice = compared or (None, None)
+    return (
+        name,
+        number(outcome.whole.wall),
+        number(outcome.whole.processor),
+        number(outcome.network.processor),
+        f"{stock.whole.processor / outcome.whole.processor:.2f}" if stock else "–",
+        _share(outcome.coarse, outcome),
+        _share(outcome.final, outcome),
+        number(outcome.added),
+        f"{stock.added / outcome.added:.1f}" if stock else "–",
+        number(outcome.peak),
+        number(different, 2),
+        "–" if dice is None else f"{dice:.5f}",
+    )
+
+
+def _share(seconds: float | None, outcome: Outcome) -> str:
+    return "–" if seconds is None else f"{number(seconds)} s ({seconds / outcome.whole.wall:.0%})"
+
+
+def _notes(contestant: str, outcome: Outcome) -> list[str]:
+    told = outcome.note
+    if outcome.planned is not None:
+        told += f"; its plan said {number(outcome.planned)} MiB above the imports"
+    return [f"{CONTESTANTS[contestant]}: {told}."] if told else []
 
 
 if __name__ == "__main__":

@@ -1,67 +1,83 @@
-"""Peak memory of our nnU-Net runner and of stock nnU-Net when a tomogram doubles along the axis of the sweep.
+"""Peak memory when a tomogram doubles along the axis of the sweep, and at 512³ voxels.
 
 ::
 
-    python benchmarks/nnunet_memory.py [--model FOLDER] [--shape 192 192 192] [--stub] [--mirroring]
+    python benchmarks/nnunet_memory.py [--model FOLDER] [--shape 192 192 192] [--mirroring] [--network]
+    python benchmarks/nnunet_memory.py --large [--mirroring]
 
-Every run has a process of its own. What is printed is what it adds to a process that has imported everything, loaded
-the model and run one tile.
+Every run has a process of its own, and a copy of the input replaces the network unless ``--network`` asks for it: what
+grows with a volume are the sums. ``--large`` runs 512 × 512 × 512 voxels once instead of two lengths.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 from attrs import asdict
-from rig.nnunet import ENGINES, Task, demo_model, measure, write_volume
+from rig.nnunet.cases import CONTESTANTS, OURS, arguments, measure
+from rig.nnunet.models import demo_model, lay_out, write_volume
 from rig.report import Figure, report
+from rig.sheet import Sheet, number
 
-LIMIT_MIB = 32
+LARGE = (512, 512, 512)
+
+#: MiB that doubling may add, that a run over `LARGE` may hold in all, and what of stock's memory it may take.
+MOST_MORE, MOST_IN_ALL, LEAST_SAVED = 32, 650, 7
 
 
 def main() -> int:
     """Measure, print, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="trained-model folder; the demo's model if left out")
-    parser.add_argument("--shape", type=int, nargs=3, default=(192, 192, 192), help="z y x; the longest, z, is doubled")
-    parser.add_argument("--mirroring", action="store_true", help="average over mirrored tiles")
-    parser.add_argument("--stub", action="store_true", help="a network without work")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments(__doc__, shape=(192, 192, 192), contestants=("stock", "exact", "fast"))
+    parser.add_argument("--network", dest="stub", action="store_false", help="the real network")
+    parser.add_argument("--large", action="store_true", help="512 × 512 × 512 voxels, once")
+    parser.set_defaults(stub=True)
     options = parser.parse_args()
-    z, y, x = options.shape
+    z, y, x = options.shape = LARGE if options.large else tuple(options.shape)
     if z < max(y, x):
         parser.error("z must be the longest axis, so that every engine sweeps along it")
-    added: dict[str, list[float]] = {engine: [] for engine in ENGINES}
-    courses = []
-    with tempfile.TemporaryDirectory() as folder:
-        model = options.model or demo_model(Path(folder) / "demo-model")
-        volume = Path(folder) / "volume.mrc"
-        for depth in (z, 2 * z):
-            write_volume(volume, (depth, y, x))
-            for engine in ENGINES:
-                task = Task(
-                    engine=engine,
-                    model=str(model),
-                    volume=str(volume),
-                    stub=options.stub,
-                    mirroring=options.mirroring,
-                    threads=options.threads,
-                )
-                course = measure(task)
-                added[engine].append(course.added)
-                courses.append({"engine": engine, "shape": [depth, y, x], **asdict(course)})
+    shapes = [(z, y, x)] if options.large else [(z, y, x), (2 * z, y, x)]
+    outcomes = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        case = lay_out(folder, options.model or demo_model(folder / "model"), options)
+        title = f"peak memory{', mirrored' * options.mirroring}{', without a network' * options.stub}"
+        columns = (
+            "",
+            *(f"{' × '.join(map(str, shape))}: MiB {of}" for shape in shapes for of in ("above its imports", "in all")),
+        )
+        sheet = Sheet(title=title, columns=columns)
+        for shape in shapes:
+            if shape != shapes[0]:
+                write_volume(Path(case.volume), shape)
+            for contestant in options.contestants:
+                outcomes[contestant, shape] = measure(contestant, case)
     figures = []
-    for engine, (first, second) in added.items():
-        most = None if engine == "stock" else LIMIT_MIB
-        figures += [
-            Figure(name=f"{engine}: {z} × {y} × {x}", value=first, unit="MiB"),
-            Figure(name=f"{engine}: {2 * z} × {y} × {x}", value=second, unit="MiB"),
-            Figure(name=f"{engine}: what doubling added", value=second - first, unit="MiB", most=most),
-        ]
-    return report("peak memory when a tomogram doubles", figures, courses=courses)
+    for contestant in options.contestants:
+        its = [outcomes[contestant, shape] for shape in shapes]
+        missing = its[0].missing and f"not installed: pip install {its[0].missing}"
+        cells = [number(value) for outcome in its for value in (outcome.added, outcome.peak)]
+        sheet.rows.append((CONTESTANTS[contestant], *([missing, *cells[1:]] if missing else cells)))
+        if its[0].missing:
+            continue
+        if contestant in OURS and options.large:
+            figures.append(Figure(name=f"{contestant}: in all", value=its[0].peak, unit="MiB", most=MOST_IN_ALL))
+            if "stock" in options.contestants:
+                saved = outcomes["stock", LARGE].added / its[0].added
+                figures.append(
+                    Figure(name=f"{contestant}: stock's / its own", value=saved, unit="×", least=LEAST_SAVED)
+                )
+        elif not options.large:
+            most = MOST_MORE if contestant in OURS else None
+            more = its[1].added - its[0].added
+            figures.append(Figure(name=f"{contestant}: what doubling added", value=more, unit="MiB", most=most))
+    for figure in figures:
+        limit = f", to be {figure.limit.strip()}" if figure.limit else ""
+        sheet.notes.append(f"{figure.name}: {figure.value:.4g} {figure.unit}{limit}.")
+    sheet.show(options.write)
+    told = {f"{contestant} {shape}": asdict(outcome) for (contestant, shape), outcome in outcomes.items()}
+    return report(title, figures, outcomes=told)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A stranger's plugins: a reader, a runner and an exporter that use nothing but the core.
 
 `StepRunner` labels voxels above zero in steps that a test can hold at any point: before each slab it
-waits for a file named after the slab, if it was given a folder to look for one.
+waits for a file named after the slab, if it was given a folder to look for one. If it is asked to doubt, it says
+of each voxel how close to zero it is.
 """
 
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
+from cryomamba_core.companions import Companion
 from cryomamba_core.errors import TruncatedFile
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.hookspecs import hookimpl
@@ -43,11 +45,15 @@ class NpyExporter(Exporter):
     artifact = "mask.npy"
     suffix = ".npy"
     media_type = "application/octet-stream"
+    writes_companions = True
 
     def write(self, labels, grid, info, path):
         with path.open("wb") as stream:
             np.save(stream, labels[:])
         return ("written by a stranger",)
+
+    def write_companion(self, values, grid, companion, info, path):
+        return self.write(values, grid, info, path)
 
 
 @frozen(kw_only=True)
@@ -57,6 +63,12 @@ class StepParams:
     fault: str = field(default="", metadata={"help": "what goes wrong in the second slab"})
     resumes: bool = field(default=True, metadata={"help": "whether final sections are left out"})
     axis: int = field(default=0, metadata={"help": "along which slabs follow each other"})
+    doubt: int = field(default=0, metadata={"help": "binning of the doubts that come with the labels; 0 for none"})
+
+
+def doubts(values):
+    """0 for what is far from zero, 255 for zero."""
+    return (255 / (1 + np.abs(values))).astype(np.uint8)
 
 
 class StepRunner(ModelRunner):
@@ -70,21 +82,31 @@ class StepRunner(ModelRunner):
         return RunPlan(tiles=grid.shape[0], ram_bytes=grid.voxels)
 
     def segment(self, volume, params, context):
-        first = context.final_rows if params.resumes else 0
-        for row in range(first, volume.grid.shape[params.axis], params.depth):
-            slab = self._slab(volume.grid, params, row)
+        wanted = context.rows(volume.grid.shape[params.axis])
+        first = context.final_rows if params.resumes else wanted.start
+        for row in range(first, wanted.stop, params.depth):
+            slab = self._slab(volume.grid, params, row, wanted.stop)
             self._wait(row, params, context)
-            labels = (volume.read(slab) > 0).astype(np.uint8)
+            values = volume.read(slab)
+            labels, beside = (values > 0).astype(np.uint8), {"doubt": doubts(values)} if params.doubt else {}
             if row >= first + params.depth:
                 labels, slab = self._fault(params.fault, labels, slab, volume.grid)
-            yield LabelBlock(region=slab, labels=labels)
+                beside = {} if params.fault == "no doubt" else beside
+            yield LabelBlock(region=slab, labels=labels, companions=beside)
 
     def sweep_axis(self, model, grid, params, device):
         return params.axis
 
-    def _slab(self, grid, params, row):
+    def companions(self, model, params):
+        return (Companion(name="doubt", meaning="255 for zero", binning=params.doubt),) if params.doubt else ()
+
+    def shard_bounds(self, model, grid, params, device, count):
+        count = min(count, grid.shape[params.axis])
+        return tuple(grid.shape[params.axis] * piece // count for piece in range(count + 1))
+
+    def _slab(self, grid, params, row, end):
         start, stop = [0, 0, 0], list(grid.shape)
-        start[params.axis], stop[params.axis] = row, min(row + params.depth, grid.shape[params.axis])
+        start[params.axis], stop[params.axis] = row, min(row + params.depth, end)
         return grid.region(start, stop)
 
     def _wait(self, section, params, context):

@@ -77,7 +77,24 @@ def take_out_the_sync_of_parts():
     storage._sync_data = lambda _: None
 
 
+def take_out_the_redoing_of_one_shard_alone():
+    from cryomamba_core.worker.shards import ShardCrew
+
+    lose = ShardCrew._lose
+
+    def lose_all(self, shard, how):
+        lose(self, shard, how)
+        for other in self._shards:
+            if other.handle is not None:
+                self._executor.cancel(other.handle, grace=0)
+            other.handle = other.place = other.result = None
+            other.directory.clear_checkpoint()
+
+    ShardCrew._lose = lose_all
+
+
 PROTECTIONS = {
+    "redoing of one shard alone": take_out_the_redoing_of_one_shard_alone,
     "order of bytes and record": take_out_the_order_of_bytes_and_record,
     "search for renamed content": take_out_the_search_for_renamed_content,
     "search for lost content": take_out_the_search_for_lost_content,

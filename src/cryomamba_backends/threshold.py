@@ -89,12 +89,20 @@ class ThresholdRunner(ModelRunner):
             ram_bytes=depth * grid.shape[1] * grid.shape[2] * BYTES_PER_VOXEL,
         )
 
+    def shard_bounds(
+        self, model: ModelInfo, grid: VoxelGrid, params: ThresholdParams, device: str, count: int
+    ) -> tuple[int, ...]:
+        """Anywhere: no section depends on another."""
+        count = min(count, grid.shape[0])
+        return tuple(round(grid.shape[0] * piece / count) for piece in range(count + 1))
+
     def segment(self, volume: Volume, params: ThresholdParams, context: RunContext) -> Iterator[LabelBlock]:
-        """Label the volume slab by slab, from the first section that is not final on."""
+        """Label the sections that are asked for slab by slab, from the first that is not final on."""
         grid = volume.grid
+        wanted = context.rows(grid.shape[0])
         depth = slab_depth(grid.shape, voxels=SLAB_VOXELS)
         first = grid.whole if params.value is None else grid.region((0, 0, 0), (0, 0, 0))
-        second = grid.region((context.final_rows, 0, 0), grid.shape)
+        second = grid.region((context.final_rows, 0, 0), (wanted.stop, *grid.shape[1:]))
         steps = _Steps(context, total=len(list(first.slabs(depth))) + len(list(second.slabs(depth))))
 
         threshold = params.value

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from cryomamba_core.companions import Companion
 from cryomamba_core.errors import InvalidParameter
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.measures import LabelStatistics
@@ -108,6 +109,8 @@ class RunInfo:
         The runner's parameters, all of them.
     statistics
         One entry for each label of the model, ordered by value.
+    companions
+        What the runner gave beside the labels.
     """
 
     job_id: str
@@ -117,6 +120,7 @@ class RunInfo:
     model: ModelInfo
     params: dict[str, Any]
     statistics: tuple[LabelStatistics, ...]
+    companions: tuple[Companion, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -138,7 +142,10 @@ class Manifest:
     started_at, finished_at
         UTC.
     peak_rss_bytes
-        The most memory that the worker process held at any time, code and libraries included.
+        The most memory that the worker process held at any time, code and libraries included; with shards, what it and
+        the worker of each shard held at their peaks, all together.
+    shards
+        Workers that shared the volume.
     artifacts
         Everything else that was written, with digests.
     """
@@ -153,3 +160,4 @@ class Manifest:
     finished_at: datetime
     peak_rss_bytes: int
     artifacts: tuple[Artifact, ...]
+    shards: int = 1

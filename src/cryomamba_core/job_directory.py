@@ -6,12 +6,16 @@
     events.jsonl       appended by the worker, one event a line, numbered from 1
     preview.bin        the newest preview
     labels.raw         final labels, ZYX, little-endian
+    NAME.raw           a companion of them, e.g. uncertainty.raw: ZYX, a byte for each voxel
     checkpoint.json    how far the final labels reach
     heartbeat          its time of change is the worker's last sign of life
     cancel             its presence is the order to stop
     worker.log         what the worker printed
     source/            a link to the tomogram that the worker has opened, if that lies in a shared folder
     artifacts/         what the exporters wrote; manifest.json last
+    shards/0, 1, …     directories of the workers that share a volume, with all of the above but labels and artifacts
+    params.json        the runner's parameters as the first attempt settled them
+    result.json        in those: what a shard's worker has to say at its end
 
 Events, previews and results belong to one attempt: `begin_attempt` clears them and keeps labels and
 checkpoint, from which the next worker goes on.
@@ -20,6 +24,7 @@ checkpoint, from which the next worker goes on.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,15 +37,60 @@ from cryomamba_core.durable import write_whole
 from cryomamba_core.errors import CryoMambaError, StorageDamaged
 from cryomamba_core.events import JobEvent
 from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.interfaces.executors import WorkerHandle
 from cryomamba_core.jobs import JobConfig
 from cryomamba_core.label_file import LabelFile
 from cryomamba_core.previews import Preview
+from cryomamba_core.volumes import IntensityStatistics
 from cryomamba_core.wire import dump_json, load_json
 
 #: The exit status of a worker that found the order to cancel.
 EXIT_CANCELED = 10
 #: The exit status of a worker that wrote a `Failed` event.
 EXIT_FAILED = 11
+
+
+@frozen(kw_only=True)
+class ShardSpec:
+    """What the worker of a shard is told besides.
+
+    Attributes
+    ----------
+    job
+        Absolute path of the job's directory, which has the labels and the order to cancel.
+    number
+        Counts the job's shards from 1.
+    axis, first, stop
+        The rows that are its own, along an axis of the volume; `stop` is behind the last.
+    intensity
+        Grey values of the volume.
+    source_state
+        Inode, size and time of change of the tomogram when the job's worker had read it.
+    """
+
+    job: str
+    number: int
+    axis: int
+    first: int
+    stop: int
+    intensity: IntensityStatistics
+    source_state: tuple[int, int, int]
+
+
+@frozen(kw_only=True)
+class ShardResult:
+    """What the worker of a shard has to say at its end.
+
+    Attributes
+    ----------
+    notes
+        Decisions that the user should know of.
+    peak_rss_bytes
+        The most memory that it held.
+    """
+
+    notes: tuple[str, ...]
+    peak_rss_bytes: int
 
 
 @frozen(kw_only=True)
@@ -68,6 +118,12 @@ class JobSpec:
         CPU threads; 0 for as many as there are physical cores.
     attempt
         Counts the workers, from 1.
+    executor
+        Name of the executor that started the worker, and starts those of shards.
+    devices
+        All devices that the job may use for its shards; `device` is the first.
+    shard
+        Which part of the volume to segment; None for the worker of a job.
     """
 
     job_id: str
@@ -79,6 +135,9 @@ class JobSpec:
     threads: int = 0
     attempt: int = 1
     source_root: str | None = None
+    executor: str = "local"
+    devices: tuple[str, ...] = ()
+    shard: ShardSpec | None = None
 
 
 @frozen(kw_only=True)
@@ -93,11 +152,30 @@ class Checkpoint:
         Type of ``labels.raw``.
     axis
         Along which they are counted: 0 for sections along Z, 1 for rows along Y, 2 along X.
+    companions
+        Names of the companions that are as far, sorted.
     """
 
     rows: int
     dtype: str
     axis: int = 0
+    companions: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class SettledParams:
+    """A runner's parameters, with what the machine of the first attempt decided.
+
+    Attributes
+    ----------
+    asked
+        What the job says.
+    settled
+        What its runner made of it.
+    """
+
+    asked: dict[str, Any]
+    settled: dict[str, Any]
 
 
 class JobDirectory:
@@ -120,11 +198,15 @@ class JobDirectory:
         self._preview = path / "preview.bin"
         self._checkpoint = path / "checkpoint.json"
         self._heartbeat = path / "heartbeat"
+        self._handle = path / "worker.json"
+        self._result = path / "result.json"
+        self._shards = path / "shards"
+        self._settled = path / "params.json"
 
     def begin_attempt(self, spec: JobSpec) -> None:
         """Make the directory ready for a worker; called while none is running."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in (self._events, self._preview, self._heartbeat, self.cancel_path):
+        for leftover in (self._events, self._preview, self._heartbeat, self._result, self.cancel_path):
             leftover.unlink(missing_ok=True)
         self.artifacts_path.mkdir(exist_ok=True)
         self.clear_artifacts()
@@ -194,14 +276,73 @@ class JobDirectory:
         except (OSError, CryoMambaError):
             return None
 
+    def write_settled(self, params: SettledParams) -> None:
+        """Keep the runner's parameters for further attempts, before the first label is final."""
+        write_whole(self._settled, dump_json(params).encode())
+
+    def settled(self) -> SettledParams | None:
+        """The runner's parameters of an earlier attempt, or None."""
+        try:
+            return load_json(self._settled.read_bytes(), SettledParams)
+        except (OSError, CryoMambaError):
+            return None
+
+    @property
+    def holds_final_labels(self) -> bool:
+        """Whether an attempt could go on from labels of earlier ones."""
+        return any(directory.checkpoint() is not None for directory in (self, *self.shards()))
+
     def open_labels(self, grid: VoxelGrid, dtype: np.dtype[Any], *, create: bool = False) -> LabelFile:
         """Open the final labels, for reading only unless they are created; see `LabelFile`."""
         return LabelFile(self.labels_path, grid.shape, dtype, create=create)
 
+    def companion_path(self, name: str) -> Path:
+        """The file of a companion of the labels."""
+        return self.path / f"{name}.raw"
+
     def clear_labels(self) -> None:
-        """Remove labels and checkpoint: nobody will go on from them."""
+        """Remove labels, companions and checkpoint: nobody will go on from them."""
         self._checkpoint.unlink(missing_ok=True)
-        self.labels_path.unlink(missing_ok=True)
+        self._settled.unlink(missing_ok=True)
+        for volume in self.path.glob("*.raw"):
+            volume.unlink(missing_ok=True)
+        if self._shards.exists():
+            shutil.rmtree(self._shards)
+
+    def shard(self, number: int) -> JobDirectory:
+        """The directory of a shard's worker."""
+        return JobDirectory(self._shards / str(number))
+
+    def shards(self) -> Iterator[JobDirectory]:
+        """Those that are there."""
+        for path in sorted(self._shards.glob("*")):
+            yield JobDirectory(path)
+
+    def write_handle(self, handle: WorkerHandle) -> None:
+        """Say which worker runs on the directory of a shard."""
+        write_whole(self._handle, dump_json(handle).encode())
+
+    def handle(self) -> WorkerHandle | None:
+        """The worker that was started last on the directory of a shard, or None."""
+        try:
+            return load_json(self._handle.read_bytes(), WorkerHandle)
+        except (OSError, CryoMambaError):
+            return None
+
+    def write_result(self, result: ShardResult) -> None:
+        """Say what a shard's worker has to say, before it says that it is done."""
+        write_whole(self._result, dump_json(result).encode())
+
+    def result(self) -> ShardResult | None:
+        """What a shard's worker said at its end, or None before that."""
+        try:
+            return load_json(self._result.read_bytes(), ShardResult)
+        except (OSError, CryoMambaError):
+            return None
+
+    def clear_checkpoint(self) -> None:
+        """Forget how far the labels reach."""
+        self._checkpoint.unlink(missing_ok=True)
 
     def clear_artifacts(self) -> None:
         """Remove what the exporters wrote, half-written files included."""

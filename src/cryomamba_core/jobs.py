@@ -22,6 +22,8 @@ MAX_LABEL = 255
 MAX_RUNNER, MAX_MODEL = 200, 4096
 #: Bytes of a runner's parameters as JSON, and how deep they may be nested.
 MAX_PARAMS, MAX_DEPTH = 64 << 10, 32
+#: Workers that may share a volume.
+MAX_SHARDS = 64
 #: How many artifacts may be named, and the characters of each name.
 MAX_ARTIFACTS, MAX_ARTIFACT = 32, 100
 
@@ -110,6 +112,9 @@ class JobConfig:
         How the job is previewed.
     label
         A name for people, e.g. the file's.
+    shards
+        Workers that share the volume, 1 to 64, each with a range of rows of its own. The labels do not depend on it. A
+        job that was accepted has as many as its volume can be cut into, at most.
     """
 
     source: Source
@@ -120,8 +125,11 @@ class JobConfig:
     voxel_size: Vector3 | None = None
     preview: PreviewPolicy = field(factory=PreviewPolicy)
     label: str = ""
+    shards: int = 1
 
     def __attrs_post_init__(self) -> None:
+        if isinstance(self.shards, bool) or not 1 <= self.shards <= MAX_SHARDS:
+            raise InvalidParameter(f"shards is {self.shards}, and may be 1 to {MAX_SHARDS}")
         if self.voxel_size is not None and not all(0 < size < math.inf for size in self.voxel_size):
             raise UnusableVoxelSize(f"the voxel size {self.voxel_size} is not positive", hint="give it in Å")
         for name, text, most in (

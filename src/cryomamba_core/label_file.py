@@ -31,6 +31,19 @@ class LabelArray(Protocol):
         """Read the voxels that slices of step 1 pick, as a ZYX array."""
 
 
+def picked_region(index: Slices, shape: Index3) -> Region:
+    """The region of a volume of `shape` (z, y, x) that slices of step 1 pick; raises IndexError for other steps."""
+    parts = index if isinstance(index, tuple) else (index,)
+    bounds = []
+    for part, size in zip((*parts, *[slice(None)] * (3 - len(parts))), shape, strict=True):
+        start, stop, step = part.indices(size)
+        if step != 1:
+            raise IndexError("labels are read by slices of step 1")
+        bounds.append((start, max(start, stop)))
+    (z0, z1), (y0, y1), (x0, x1) = bounds
+    return Region(start=(z0, y0, x0), stop=(z1, y1, x1))
+
+
 class LabelFile:
     """A ZYX label volume in a raw little-endian file.
 
@@ -77,7 +90,7 @@ class LabelFile:
             os.posix_fallocate(self._descriptor, 0, size)
 
     def __getitem__(self, index: Slices) -> NDArray[Any]:
-        region = self._region(index)
+        region = picked_region(index, self.shape)
         out = np.empty(region.shape, self.dtype)
         depth, rows, columns = region.shape
         if columns == self.shape[2]:
@@ -91,17 +104,6 @@ class LabelFile:
             self._fill(row, (region.start[0] + z, region.start[1], 0))
             out[z] = row[:, region.start[2] : region.stop[2]]
         return out
-
-    def _region(self, index: Slices) -> Region:
-        parts = index if isinstance(index, tuple) else (index,)
-        bounds = []
-        for part, size in zip((*parts, *[slice(None)] * (3 - len(parts))), self.shape, strict=True):
-            start, stop, step = part.indices(size)
-            if step != 1:
-                raise IndexError("labels are read by slices of step 1")
-            bounds.append((start, max(start, stop)))
-        (z0, z1), (y0, y1), (x0, x1) = bounds
-        return Region(start=(z0, y0, x0), stop=(z1, y1, x1))
 
     def _fill(self, out: NDArray[Any], start: Index3) -> None:
         view = out.data.cast("B") if out.size else memoryview(b"")

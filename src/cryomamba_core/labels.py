@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,15 @@ class LabelBlock:
         ZYX array of uint8 or uint16, of the region's shape.
     provisional
         Whether a later block will replace it. Only blocks that are not provisional become the mask.
+    companions
+        For each name of `ModelRunner.companions` a ZYX array of uint8, of the region's shape; provisional blocks need
+        none.
     """
 
     region: Region
     labels: NDArray[np.uint8 | np.uint16] = field()
     provisional: bool = False
+    companions: Mapping[str, NDArray[np.uint8]] = field(factory=dict)
 
     @labels.validator
     def _fits(self, _: object, labels: NDArray[Any]) -> None:
@@ -72,3 +77,11 @@ class LabelBlock:
             raise PluginFault(f"label block of shape {labels.shape} for a region of shape {self.region.shape}")
         if labels.dtype not in (np.uint8, np.uint16):
             raise PluginFault(f"label block of type {labels.dtype}", hint="labels are uint8 or uint16")
+
+    @companions.validator
+    def _lie_beside(self, _: object, companions: Mapping[str, NDArray[Any]]) -> None:
+        for name, values in companions.items():
+            if values.shape != self.region.shape:
+                raise PluginFault(f"{name} of shape {values.shape} for a region of shape {self.region.shape}")
+            if values.dtype != np.uint8:
+                raise PluginFault(f"{name} of type {values.dtype}", hint="companions are uint8")

@@ -14,11 +14,13 @@ class RunPlan:
     tiles
         Units of work; progress counts them.
     ram_bytes, vram_bytes
-        Peak memory of the host and of the device above what the process needs when idle.
+        Peak memory of the host and of the device above what the process needs when idle; of each shard.
     seconds
         Expected wall time, or None when it is not known.
     notes
         Decisions that the user should know of, one sentence each.
+    shards, shards_at_once
+        Workers that share the volume, and how many of them run at the same time.
     """
 
     tiles: int
@@ -26,6 +28,8 @@ class RunPlan:
     vram_bytes: int = 0
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    shards: int = 1
+    shards_at_once: int = 1
 
 
 @frozen(kw_only=True)

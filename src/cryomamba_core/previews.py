@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
+from cryomamba_core.companions import Companion, binned_sums, rounded_means
 from cryomamba_core.errors import InvalidParameter, StorageDamaged
 from cryomamba_core.geometry import Index3, Region, VoxelGrid, to_index
 from cryomamba_core.label_file import LabelArray
 from cryomamba_core.labels import LabelBlock
+
+#: By how much a companion's preview has fewer voxels than that of the labels: it hardly compresses.
+COMPANION_PART = 8
 
 
 @frozen(kw_only=True)
@@ -37,6 +42,33 @@ class PreviewPolicy:
 
 
 @frozen(kw_only=True)
+class PreviewCompanion:
+    """A coarse companion of the labels.
+
+    Attributes
+    ----------
+    name
+        Of `Companion`.
+    factor
+        Voxels of the source for each of its own, on every axis: it is coarser than the labels of the preview.
+    grid
+        Its grid.
+    payload
+        The ZYX array of the grid's shape, a byte for each voxel, compressed by zlib: means of what is final.
+    """
+
+    name: str
+    factor: int
+    grid: VoxelGrid
+    payload: bytes = field(repr=False)
+
+    def values(self) -> NDArray[np.uint8]:
+        """The array; raises `StorageDamaged` if the payload does not hold it."""
+        data = _inflated(self.payload, self.grid.voxels, f"the preview of {self.name}")
+        return np.frombuffer(data, np.uint8).reshape(self.grid.shape)
+
+
+@frozen(kw_only=True)
 class Preview:
     """A coarse label volume and what it covers.
 
@@ -56,6 +88,8 @@ class Preview:
         ``uint8`` or ``uint16``.
     payload
         The ZYX array of the grid's shape, little-endian, compressed by zlib.
+    companions
+        What the runner gives beside the labels.
     """
 
     sequence: int
@@ -65,6 +99,7 @@ class Preview:
     provisional: bool
     dtype: str
     payload: bytes = field(repr=False)
+    companions: tuple[PreviewCompanion, ...] = ()
 
     @classmethod
     def pack(
@@ -76,6 +111,7 @@ class Preview:
         grid: VoxelGrid,
         covered: Region,
         provisional: bool,
+        companions: tuple[PreviewCompanion, ...] = (),
     ) -> Self:
         """Compress `labels`, a ZYX array of the coarse grid's shape."""
         little = np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("<"))
@@ -87,6 +123,7 @@ class Preview:
             provisional=provisional,
             dtype=labels.dtype.name,
             payload=zlib.compress(little.tobytes(), level=1),
+            companions=companions,
         )
 
     def labels(self) -> NDArray[Any]:
@@ -98,15 +135,19 @@ class Preview:
             If the payload does not hold that many labels; no more than that is decompressed.
         """
         dtype = np.dtype(self.dtype).newbyteorder("<")
-        expected = self.grid.voxels * dtype.itemsize
-        inflater = zlib.decompressobj()
-        try:
-            data = inflater.decompress(self.payload, expected + 1)
-        except zlib.error as error:
-            raise StorageDamaged(f"preview {self.sequence} cannot be decompressed") from error
-        if len(data) != expected:
-            raise StorageDamaged(f"preview {self.sequence} does not hold {self.grid.voxels} labels")
+        data = _inflated(self.payload, self.grid.voxels * dtype.itemsize, f"preview {self.sequence}")
         return np.frombuffer(data, dtype).reshape(self.grid.shape)
+
+
+def _inflated(payload: bytes, expected: int, name: str) -> bytes:
+    """What zlib has compressed, if that is as many bytes as expected."""
+    try:
+        data = zlib.decompressobj().decompress(payload, expected + 1)
+    except zlib.error as error:
+        raise StorageDamaged(f"{name} cannot be decompressed") from error
+    if len(data) != expected:
+        raise StorageDamaged(f"{name} does not hold {expected} bytes of voxels")
+    return data
 
 
 def preview_factor(shape: Index3, max_voxels: int) -> int:
@@ -167,9 +208,13 @@ class PreviewBuilder:
         around each final block, so that a coarse voxel on the border of two blocks is right too.
     policy
         How coarse the preview is.
+    companions
+        What comes with the labels.
     """
 
-    def __init__(self, grid: VoxelGrid, labels: LabelArray, policy: PreviewPolicy) -> None:
+    def __init__(
+        self, grid: VoxelGrid, labels: LabelArray, policy: PreviewPolicy, companions: Iterable[Companion] = ()
+    ) -> None:
         self._fine = grid
         self._fine_labels = labels
         self.factor: int = preview_factor(grid.shape, max(1, policy.max_voxels))
@@ -179,6 +224,10 @@ class PreviewBuilder:
         self._covered: Region | None = None
         self._final_voxels = 0
         self._sequence = 0
+        self._companions = {
+            companion.name: _CompanionBuilder(companion.name, grid, max(1, policy.max_voxels // COMPANION_PART))
+            for companion in companions
+        }
 
     def add_provisional(self, block: LabelBlock) -> None:
         """Take in labels that a later block will replace; they never replace final ones."""
@@ -199,6 +248,11 @@ class PreviewBuilder:
         np.copyto(self._labels[target.slices], coarse, where=complete | (coarse != 0))
         self._final_voxels += region.size
         self._extend(region)
+
+    def add_companions(self, region: Region, values: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Take in companions of a region that has just become final, each voxel once."""
+        for name, piece in values.items():
+            self._companions[name].add(region, piece)
 
     def _coarse(self, region: Region) -> Region:
         k = self.factor
@@ -231,4 +285,30 @@ class PreviewBuilder:
             grid=self.grid,
             covered=self._covered or Region(start=(0, 0, 0), stop=(0, 0, 0)),
             provisional=self._final_voxels < self._fine.voxels,
+            companions=tuple(builder.snapshot() for builder in self._companions.values()),
         )
+
+
+class _CompanionBuilder:
+    """Keeps a coarse companion up to date."""
+
+    def __init__(self, name: str, grid: VoxelGrid, max_voxels: int) -> None:
+        self._name = name
+        self._factor = preview_factor(grid.shape, max_voxels)
+        self._grid = grid.coarsen(self._factor)
+        self._sums = np.zeros(self._grid.shape, np.uint64)
+        self._counts = np.zeros(self._grid.shape, np.uint64)
+
+    def add(self, region: Region, values: NDArray[np.uint8]) -> None:
+        if not values.size:
+            return
+        sums, counts = binned_sums(values, self._factor, region.start)
+        start = to_index(at // self._factor for at in region.start)
+        target = Region(start=start, stop=to_index(at + n for at, n in zip(start, sums.shape, strict=True))).slices
+        self._sums[target] += sums
+        self._counts[target] += counts
+
+    def snapshot(self) -> PreviewCompanion:
+        means = rounded_means(self._sums, self._counts)
+        payload = zlib.compress(means.tobytes(), level=1)
+        return PreviewCompanion(name=self._name, factor=self._factor, grid=self._grid, payload=payload)

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cryomamba_backends.local_executor import cores, plugin
 from cryomamba_backends.local_executor import executor as module
-from cryomamba_backends.local_executor import plugin
 from cryomamba_backends.local_executor.executor import THREAD_VARIABLES, LocalExecutor
 from cryomamba_backends.local_executor.processes import MARK, WorkerProcess, birth_of
 from cryomamba_core.errors import StorageDamaged, WorkerDied
@@ -312,3 +312,84 @@ def test_what_cannot_be_started_is_named(executor, job_dir, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(WorkerDied, match="no-python"):
         executor.start(job_dir, Resources())
+
+
+def test_cores_are_found_by_what_the_system_says_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "CPUS", tmp_path)
+    for number, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 8}, raising=False)
+    assert cores.usable_cores() == ((0, 2), (1, 3), (8,))  # nothing is known of the last
+
+
+def test_shards_divide_cores_and_threads(executor, monkeypatch):
+    monkeypatch.setattr(module, "usable_cores", lambda: ((0, 4), (1, 5), (2, 6), (3, 7)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    given = Resources(device="cpu", environment={"A": "b"})
+    places = executor.places(given, ("cpu",), 2)
+    assert [place.cores for place in places] == [(0, 4, 1, 5), (2, 6, 3, 7)]
+    assert [place.threads for place in places] == [2, 2]
+    assert places[0].environment == {"A": "b", "CRYOMAMBA_THREADS": "2"}
+    assert [place.threads for place in executor.places(given, ("cpu",), 3)] == [2, 1, 1]
+    assert len(executor.places(given, ("cpu",), 9)) == 4
+    few = executor.places(Resources(device="cpu", threads=2), ("cpu",), 9)
+    assert [(place.threads, place.cores) for place in few] == [(1, (0, 4, 1, 5)), (1, (2, 6, 3, 7))]
+    assert [place.cores for place in executor.places(Resources(threads=8), ("cpu",), 8)] == [()] * 8
+
+
+def test_each_shard_on_a_gpu_has_one_that_its_job_holds(executor, monkeypatch):
+    monkeypatch.setattr(module, "usable_cores", lambda: ((0,), (1,)))
+    given = Resources(device="cuda:0")
+    assert [place.device for place in executor.places(given, ("cuda:0", "cuda:1"), 4)] == ["cuda:0", "cuda:1"]
+    assert [place.device for place in executor.places(given, ("cuda:0",), 4)] == ["cuda:0"]
+
+
+def test_a_worker_keeps_to_its_cores(executor, worker):
+    worker.write("ready()\nsignal.pause()")
+    own = min(os.sched_getaffinity(0))
+    handle = worker.start(executor, Resources(cores=(own,)))
+    assert psutil.Process(pid_of(handle)).cpu_affinity() == [own]
+
+
+COORDINATOR = """
+    if os.path.basename(sys.argv[1]) == "shard":
+        ready()
+        signal.pause()
+    from pathlib import Path
+    from cryomamba_backends.local_executor import executor
+    from cryomamba_core.interfaces import Resources
+    from cryomamba_core.settings import Settings
+    executor.WORKER = "pretender"
+    shard = Path(sys.argv[1]) / "shard"
+    shard.mkdir()
+    executor.LocalExecutor(Settings(data_dir=shard)).start(shard, Resources())
+    while not (shard / "ready").exists():
+        time.sleep(0.01)
+    ready()
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "killed"])
+def test_the_workers_that_a_worker_has_started_end_with_it(executor, worker, job_dir, dead):
+    worker.write(COORDINATOR)
+    handle = worker.start(executor)
+    shard = executor.find(job_dir / "shard")
+    assert executor.reattach(shard)
+    if dead:
+        os.kill(pid_of(handle), signal.SIGKILL)
+        executor.wait(handle, PATIENCE)
+        assert executor.reattach(shard)
+    executor.cancel(handle, grace=0.2)
+    assert not executor.reattach(shard)
+
+
+def test_the_end_of_a_shards_worker_leaves_that_of_its_job_alone(executor, worker, job_dir):
+    worker.write(COORDINATOR)
+    handle = worker.start(executor)
+    shard = executor.find(job_dir / "shard")
+    executor.cancel(shard, grace=0)
+    assert not executor.reattach(shard)
+    assert executor.reattach(handle)

@@ -6,10 +6,18 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryomamba_core.companions import Companion
 from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.labels import LabelBlock
-from cryomamba_core.previews import Preview, PreviewBuilder, PreviewPolicy, coarsen_labels, preview_factor
+from cryomamba_core.previews import (
+    COMPANION_PART,
+    Preview,
+    PreviewBuilder,
+    PreviewPolicy,
+    coarsen_labels,
+    preview_factor,
+)
 
 
 def grid_of(labels):
@@ -54,6 +62,25 @@ def test_the_last_preview_does_not_depend_on_how_the_labels_came(seed, depths, f
     preview = builder.snapshot()
     assert np.array_equal(preview.labels(), coarsen_labels(labels, builder.factor))
     assert not preview.provisional
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 200))
+def test_the_last_preview_of_a_companion_holds_the_means_of_blocks(seed, depths, most):
+    labels = np.zeros((sum(depths), 7, 5), np.uint8)
+    values = np.random.default_rng(seed).integers(0, 256, labels.shape, dtype=np.uint8)
+    policy = PreviewPolicy(max_voxels=COMPANION_PART * most)
+    builder = PreviewBuilder(grid_of(labels), labels, policy, [Companion(name="doubt", meaning="")])
+    start = 0
+    for depth in (0, *depths):
+        region = Region(start=(start, 0, 0), stop=(start + depth, *labels.shape[1:]))
+        builder.add_companions(region, {"doubt": values[region.slices]})
+        start += depth
+    (doubt,) = builder.snapshot().companions
+    assert (doubt.name, doubt.factor) == ("doubt", preview_factor(labels.shape, most))
+    assert doubt.grid == grid_of(labels).coarsen(doubt.factor)
+    for index in np.ndindex(doubt.grid.shape):
+        block = values[tuple(slice(at * doubt.factor, (at + 1) * doubt.factor) for at in index)]
+        assert doubt.values()[index] == np.floor(block.mean() + 0.5)
 
 
 def test_provisional_labels_do_not_replace_final_ones():

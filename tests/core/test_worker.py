@@ -15,13 +15,15 @@ import strangers
 from attrs import evolve
 
 from cryomamba_core.artifacts import Manifest
+from cryomamba_core.companions import Companion, CompanionFiles
 from cryomamba_core.durable import sha256_of
 from cryomamba_core.errors import CorruptFile, PluginFault, UnusableVolume
 from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
-from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.interfaces import JobCanceled
 from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, Checkpoint, JobDirectory, JobSpec
 from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_core.label_file import LabelFile
 from cryomamba_core.labels import LabelBlock
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.previews import PreviewPolicy
@@ -93,7 +95,7 @@ def test_the_labels_are_the_runners_and_the_manifest_says_where_they_come_from(t
     assert np.array_equal(mask, np.load(tomogram) > 0)
     manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
     assert manifest.run.source.sha256 == sha256_of(tomogram)
-    assert manifest.run.params == {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0}
+    assert manifest.run.params == {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0, "doubt": 0}
     assert manifest.run.statistics[0].voxels == int(mask.sum())
     assert manifest.artifacts[0].sha256 == sha256_of(directory.artifacts_path / "mask.npy")
     assert manifest.notes == ("written by a stranger",)
@@ -151,6 +153,101 @@ def test_rows_along_another_axis_are_not_gone_on_from(tmp_path, tomogram, host, 
     directory = make_directory(tmp_path, tomogram, depth=2, axis=2)
     run_here(directory, host)
     assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+
+
+def test_what_the_first_machine_decided_holds_for_all_attempts(tmp_path, tomogram, host, monkeypatch):
+    machine = {"depth": 2}
+    monkeypatch.setattr(strangers.StepRunner, "settle", lambda _, __, params, ___: evolve(params, **machine))
+    monkeypatch.setattr(taking, "CHECKPOINT_INTERVAL", 0)
+
+    def settled(directory):
+        manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
+        return manifest.run.params["depth"]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(strangers.StepRunner, "_fault", lambda *_: 1 / 0)
+        first = make_directory(tmp_path, tomogram)
+        with pytest.raises(ArithmeticError):
+            run_here(first, host)
+    machine["depth"] = 3
+    again = make_directory(tmp_path, tomogram)
+    run_here(again, host)
+    assert settled(again) == 2
+    again.clear_checkpoint()
+    run_here(again, host)
+    assert settled(again) == 3  # no label is left that would have to go with the new ones
+
+
+def test_a_companion_is_a_file_of_the_job_and_labels_are_the_same(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram, doubt=1)
+    artifacts = run_here(directory, host)
+    assert [artifact.name for artifact in artifacts] == ["mask.npy", "doubt.npy", "manifest.json"]
+    values = np.load(tomogram)
+    assert np.array_equal(np.load(directory.artifacts_path / "doubt.npy"), strangers.doubts(values))
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), values > 0)
+    manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
+    assert manifest.run.companions == (Companion(name="doubt", meaning="255 for zero"),)
+    (shown,) = directory.preview().companions
+    assert (shown.name, shown.factor) == ("doubt", 1)
+    assert np.array_equal(shown.values(), strangers.doubts(values))
+    assert [artifact.name for artifact in manifest.artifacts] == ["mask.npy", "doubt.npy"]
+    directory.clear_labels()
+    assert not list(directory.path.glob("*.raw"))
+
+
+def test_a_binned_companion_holds_means(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram, doubt=3)
+    run_here(directory, host)
+    fine = strangers.doubts(np.load(tomogram)).astype(float)
+    means = [[[fine[z : z + 3, y : y + 3, x : x + 3].mean() for x in (0, 3)] for y in (0, 3)] for z in (0, 3)]
+    assert np.array_equal(np.load(directory.artifacts_path / "doubt.npy"), np.floor(np.array(means) + 0.5))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_companions_too_are_gone_on_from(tmp_path, tomogram, host, monkeypatch, axis):
+    fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, axis=axis, doubt=1)
+    expected = strangers.doubts(np.load(tomogram))
+    directory = make_directory(tmp_path, tomogram, depth=2, axis=axis, doubt=1)
+    final = [slice(None)] * 3
+    final[axis] = slice(2)
+    with LabelFile(directory.companion_path("doubt"), SHAPE, np.dtype(np.uint8), create=True) as lying:
+        values = lying[:]
+        assert np.array_equal(values[tuple(final)], expected[tuple(final)])
+        values[tuple(final)] ^= 1  # the next attempt takes them as they lie
+        expected[tuple(final)] ^= 1
+        lying.write(Region.of_shape(SHAPE), values)
+    run_here(directory, host)
+    assert np.array_equal(np.load(directory.artifacts_path / "doubt.npy"), expected)
+
+
+def test_labels_without_the_companion_are_not_gone_on_from(tmp_path, tomogram, host, monkeypatch):
+    fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, axis=0)
+    directory = make_directory(tmp_path, tomogram, depth=2, doubt=1)
+    run_here(directory, host)
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+    assert np.array_equal(np.load(directory.artifacts_path / "doubt.npy"), strangers.doubts(np.load(tomogram)))
+
+
+def test_a_companion_is_durable_before_the_checkpoint_says_so(tmp_path, tomogram, host, monkeypatch):
+    directory = make_directory(tmp_path, tomogram, doubt=1)
+    monkeypatch.setattr(taking, "CHECKPOINT_INTERVAL", 0)
+    done = []
+    for kind, name in ((CompanionFiles, "sync"), (type(directory), "write_checkpoint")):
+        original = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *given, do=original, name=name: (done.append(name), do(*given)))
+    run_here(directory, host)
+    assert done[:4] == ["sync", "write_checkpoint"] * 2
+
+
+def test_a_runner_that_leaves_its_companion_out_is_named(tmp_path, tomogram, host):
+    with pytest.raises(PluginFault, match="brings the companions none, and the runner names doubt"):
+        run_here(make_directory(tmp_path, tomogram, doubt=1, fault="no doubt"), host)
+
+
+def test_a_companion_that_nobody_announced_is_refused(tmp_path, tomogram, host, monkeypatch):
+    monkeypatch.setattr(strangers.StepRunner, "companions", lambda *_: ())
+    with pytest.raises(PluginFault, match="brings the companions doubt, and the runner names none"):
+        run_here(make_directory(tmp_path, tomogram, doubt=1), host)
 
 
 def test_what_came_too_soon_to_be_shown_is_shown_and_saved_while_the_runner_works_on(

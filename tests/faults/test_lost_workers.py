@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import strangers
 from engines import OWNER, heard, make_host, open_gate, steps, workers_of
 
 from cryomamba_core.events import Completed, Failed, PreviewReady, StateChanged
@@ -16,7 +17,7 @@ def is_preview(event):
 
 async def test_a_killed_worker_is_replaced_and_the_labels_are_right(settings, tomogram, gate):
     async with open_engine(make_host(settings), settings) as engine:
-        job = await engine.submit(steps(tomogram, gate=str(gate)), owner=OWNER)
+        job = await engine.submit(steps(tomogram, gate=str(gate), doubt=1), owner=OWNER)
         events = await heard(engine, job.id, until=is_preview)
         [worker] = workers_of(settings.data_dir)
         worker.kill()
@@ -29,6 +30,8 @@ async def test_a_killed_worker_is_replaced_and_the_labels_are_right(settings, to
     assert (record.state, record.attempt) == (JobState.COMPLETED, 2)
     labels = np.load(settings.data_dir / "artifacts" / job.id / "mask.npy")
     np.testing.assert_array_equal(labels, np.load(tomogram) > 0)
+    companion = np.load(settings.data_dir / "artifacts" / job.id / "doubt.npy")
+    np.testing.assert_array_equal(companion, strangers.doubts(np.load(tomogram)))
 
 
 async def test_a_job_whose_workers_are_all_killed_fails_with_the_reason(settings, tomogram, gate):

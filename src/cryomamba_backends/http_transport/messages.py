@@ -34,8 +34,10 @@ def heard(message: str | bytes) -> JobEvent:
 
 def _require_size(preview: Preview) -> None:
     dtype = _TYPES.get(preview.dtype)
-    if dtype is None or preview.factor < 1:
+    factors = [preview.factor, *(companion.factor for companion in preview.companions)]
+    if dtype is None or min(factors) < 1:
         raise BrokenProtocol("the server sent a preview that holds no labels")
     size = preview.grid.voxels * dtype.itemsize
+    size += sum(companion.grid.voxels for companion in preview.companions)
     if size > MOST_LABELS:
-        raise BrokenProtocol(f"the server sent a preview that claims to hold {size} bytes of labels")
+        raise BrokenProtocol(f"the server sent a preview that claims to hold {size} bytes of voxels")

@@ -9,8 +9,12 @@ import sys
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from attrs import evolve
+
+from cryomamba_backends.local_executor.cores import shares, usable_cores
 from cryomamba_backends.local_executor.processes import (
     MARK,
     WorkerProcess,
@@ -60,9 +64,26 @@ class LocalExecutor(Executor):
         """The devices of the settings."""
         return self._settings.devices
 
+    def places(self, resources: Resources, devices: Sequence[str], count: int) -> Sequence[Resources]:
+        """A place for each GPU that the job holds; on the CPU one for each thread at most. All divide the cores."""
+        cores = usable_cores()
+        threads = resources.threads or len(cores)
+        places = min(count, threads if resources.device == "cpu" else len(devices))
+        numbers = [max(1, threads // places + (index < threads % places)) for index in range(places)]
+        return [
+            evolve(
+                resources,
+                device=devices[min(index, len(devices) - 1)],
+                threads=number,
+                cores=own,
+                environment={**resources.environment, "CRYOMAMBA_THREADS": str(number)},
+            )
+            for index, (number, own) in enumerate(zip(numbers, shares(cores, places), strict=True))
+        ]
+
     def start(self, job_dir: Path, resources: Resources) -> WorkerHandle:
         """Start a worker in the job directory; what it prints goes to the job's log."""
-        mark = uuid.uuid4().hex
+        mark = f"{os.environ.get(MARK, '')}/{uuid.uuid4().hex}"  # that of a shard begins with that of its job's worker
         job_dir = job_dir.absolute()
         if not job_dir.is_dir():
             raise StorageDamaged(f"there is no job directory {job_dir}")
@@ -79,6 +100,9 @@ class LocalExecutor(Executor):
                 )
         except OSError as error:
             raise WorkerDied(f"the worker could not be started: {error}") from error
+        if resources.cores and hasattr(os, "sched_setaffinity"):
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, resources.cores)
         # A child keeps its number until it is waited for, so this is surely its own birth.
         token = dump_json(WorkerProcess(pid=process.pid, birth=birth_of(process.pid) or "", mark=mark))
         self._children[token] = _Child(process)

@@ -32,7 +32,7 @@ class WorkerProcess:
     birth
         When it was born, in whatever terms the system has; see `birth_of`.
     mark
-        Value of `MARK` in its environment.
+        Value of `MARK` in its environment; those of workers that it has started begin with it.
     """
 
     pid: int
@@ -55,7 +55,8 @@ class WorkerProcess:
 
     def _has_marked(self, process: psutil.Process) -> bool:
         try:
-            return process.environ().get(MARK) == self.mark
+            mark = process.environ().get(MARK, "")
+            return mark == self.mark or mark.startswith(f"{self.mark}/")
         except (psutil.Error, OSError):
             return False
 

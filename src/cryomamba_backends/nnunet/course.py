@@ -9,14 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cryomamba_backends.nnunet.params import Mode, NNUNetParams
 from cryomamba_backends.nnunet.plans import ModelRecipe
 from cryomamba_core.errors import InvalidParameter, PluginUnavailable
 from cryomamba_core.geometry import Index3, to_index
 
-Precision = Literal["single", "bfloat16", "float16"]
+Precision = Literal["single", "fixed", "bfloat16", "float16"]
 
 #: What a sweep along Z, Y or X must save of memory: along Y a little, as files are read in longer pieces along Z.
 #: None goes along X unless the model does: its rows are scattered over the file, and each would cost a pass over it.
@@ -26,6 +26,16 @@ AXIS_PRICE = (1.0, 1.1, math.inf)
 GPU_BATCH = 4
 
 CPU_FLAGS = Path("/proc/cpuinfo")
+
+#: Instructions that multiply bfloat16.
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+TOLD: dict[Precision, str] = {
+    "single": "single precision",
+    "fixed": "16-bit fixed point",
+    "bfloat16": "bfloat16",
+    "float16": "half precision",
+}
 
 
 @frozen(kw_only=True)
@@ -58,6 +68,13 @@ class Course:
         return self.mode == "exact"
 
     @property
+    def rough(self) -> Course:
+        """The course of a pass whose labels are only looked at: as fast as the device computes."""
+        if self.device != "cpu":
+            return self
+        return evolve(self, mode="fast", precision="bfloat16" if cpu_has(*BFLOAT16) else "single")
+
+    @property
     def batch(self) -> int:
         """Tiles that are computed at once: one on the CPU, where more gain nothing."""
         return 1 if self.device == "cpu" else GPU_BATCH
@@ -65,14 +82,15 @@ class Course:
     @property
     def told(self) -> str:
         """The course in a sentence."""
-        precision = {"single": "single precision", "bfloat16": "bfloat16", "float16": "half precision"}[self.precision]
-        return f"mode={self.mode}: networks in {precision} on {self.device}, swept along {'ZYX'[self.axes[0]]}"
+        return (
+            f"mode={self.mode}: networks in {TOLD[self.precision]} on {self.device}, swept along {'ZYX'[self.axes[0]]}"
+        )
 
     def autocast(self) -> AbstractContextManager[object]:
         """What networks run in."""
         import torch
 
-        if self.precision == "single":
+        if self.precision in ("single", "fixed"):
             return nullcontext()
         kind = self.device.partition(":")[0]
         return torch.autocast(kind, dtype=getattr(torch, self.precision))
@@ -84,7 +102,7 @@ def choose_course(recipe: ModelRecipe, shape: Index3, params: NNUNetParams, devi
     Raises
     ------
     InvalidParameter
-        If the mode cannot run on the device.
+        If the mode or the precision cannot run on the device.
     PluginUnavailable
         If there is no such device.
     """
@@ -98,7 +116,7 @@ def choose_course(recipe: ModelRecipe, shape: Index3, params: NNUNetParams, devi
         precision: Precision = "single"
         first = 0
     else:
-        precision = _precision(params, device)
+        precision = choose_precision(recipe, params, device)
         first = _sweep_axis(recipe, shape)
     order = to_index((first, *(axis for axis in range(3) if axis != first)))
     return Course(
@@ -110,12 +128,30 @@ def choose_course(recipe: ModelRecipe, shape: Index3, params: NNUNetParams, devi
     )
 
 
-def _precision(params: NNUNetParams, device: str) -> Precision:
-    if params.precision == "single":
-        return "single"
-    if device != "cpu":
-        return "float16"
-    return "bfloat16" if cpu_multiplies_bfloat16() else "single"
+def choose_precision(recipe: ModelRecipe, params: NNUNetParams, device: str) -> Precision:
+    """The precision of networks in fast mode: what the parameters say, or what the device computes fast and well.
+
+    Raises
+    ------
+    InvalidParameter
+        If the device does not compute in the precision that the parameters say.
+    """
+    wanted = params.precision
+    if wanted == "auto":
+        if device != "cpu":
+            return "float16"
+        return "fixed" if cpu_has("amx_int8") and not recipe.planar else "single"
+    refused = {
+        "fixed": device != "cpu",
+        "float16": device == "cpu",
+        "bfloat16": device == "cpu" and not cpu_has(*BFLOAT16),
+    }
+    if refused.get(wanted, False):
+        raise InvalidParameter(
+            f"precision={wanted} is not for the device {device!r} of this machine",
+            hint="run with precision=auto, or, if the job began on another machine, go on there",
+        )
+    return wanted
 
 
 def _sweep_axis(recipe: ModelRecipe, shape: Index3) -> int:
@@ -131,14 +167,18 @@ def _sweep_axis(recipe: ModelRecipe, shape: Index3) -> int:
     return min(range(3), key=lambda axis: (price(axis), recipe.transpose[axis]))
 
 
+def cpu_has(*instructions: str) -> bool:
+    """Whether the CPU has one of some sets of instructions; found without PyTorch, as plans are made without it."""
+    return not _cpu_flags().isdisjoint(instructions)
+
+
 @lru_cache(maxsize=1)
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for it; found without PyTorch, as plans are made without it."""
+def _cpu_flags() -> frozenset[str]:
     try:
         flags = re.search(r"^flags\s*:(.*)$", CPU_FLAGS.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
-        return False
-    return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[1].split())
+        return frozenset()
+    return frozenset(flags[1].split()) if flags else frozenset()
 
 
 def _check_device(device: str) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from cryomamba_backends.nnunet.course import Course
+from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
+from cryomamba_core.errors import PluginUnavailable
 from cryomamba_core.interfaces import RunContext
 
 if TYPE_CHECKING:
@@ -158,14 +160,27 @@ class Forward:
 
 
 def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:
-    """A network, changed for the course of a run."""
+    """A network, changed for the course of a run.
+
+    Raises
+    ------
+    PluginUnavailable
+        If PyTorch cannot compute in the course's precision here.
+    """
     import torch
 
     if course.exact:
         return network
     if course.device == "cpu":
         _normalise_as_groups(network)
-    if course.device == "cpu" and course.precision == "single" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # no types for it
+    if course.precision == "fixed":
+        if not bytes_convolve():
+            raise PluginUnavailable(
+                "this PyTorch does not convolve bytes exactly on this CPU",
+                hint="run with precision=single, or, if the job began on another machine, go on there",
+            )
+        force_fixed_point(network)
+    if course.device == "cpu" and course.precision in ("single", "fixed") and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # no types for it
         _force_onednn(network)
     kernels = max((parameter.ndim for parameter in network.parameters()), default=5)
     layout = torch.channels_last_3d if kernels == 5 else torch.channels_last

@@ -66,6 +66,13 @@ class GridChange:
         """Where voxels of the volume lie along an axis, in voxels of the model's size."""
         return self._centres(axis, self.target[axis], self.source[axis])
 
+    def rows_on_target(self, rows: range) -> range:
+        """Rows of the model's grid, along the first axis, that scores on some rows of the volume's are made of."""
+        if not self.changes:
+            return rows
+        centres = np.clip(np.floor(self.to_source(0)), 0, self.target[0] - 1).astype(int)
+        return range(int(centres[rows.start]), min(int(centres[rows.stop - 1]) + 2, self.target[0]))
+
     def _centres(self, axis: int, count: int, wanted: int) -> NDArray[np.float64]:
         """Centres of `wanted` equal parts of `count` voxels; whole numbers across sections."""
         centres = (np.arange(wanted, dtype=np.float64) + 0.5) * (count / wanted) - 0.5

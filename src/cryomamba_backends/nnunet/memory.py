@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.plans import ModelRecipe
@@ -31,6 +32,27 @@ ALLOCATOR = 32 << 20
 HINT = "free memory, cut the volume along its shorter axes (cutting the longest saves nothing), or use mode=fast"
 
 
+@frozen(kw_only=True)
+class Need:
+    """Bytes that one of the sweeps of a run needs.
+
+    Attributes
+    ----------
+    lasting
+        From its beginning to its end.
+    passing
+        Besides, at its peak. Of two sweeps that take turns, as in a cascade, only one is at it.
+    """
+
+    lasting: int
+    passing: int
+
+
+def peak_bytes(needs: Sequence[Need]) -> int:
+    """What sweeps that take turns need at their peak, in bytes."""
+    return sum(need.lasting for need in needs) + max(need.passing for need in needs)
+
+
 def estimate_ram(
     recipe: ModelRecipe,
     grid: TileGrid,
@@ -39,8 +61,8 @@ def estimate_ram(
     folds: int,
     weight_bytes: int,
     dtype: np.dtype[Any],
-) -> int:
-    """Bytes of the host's memory that a run needs at its peak.
+) -> Need:
+    """What a sweep needs of the host's memory.
 
     Parameters
     ----------
@@ -55,19 +77,22 @@ def estimate_ram(
     statistics = SLAB_VOXELS * (3 * SINGLE + dtype.itemsize)
     reading = max(plane, READ_VOXELS) * (2 * SINGLE + dtype.itemsize)
     if course.device != "cpu":
-        return weight_bytes + max(statistics, reading)
+        return Need(lasting=weight_bytes, passing=max(statistics, reading))
     deciding = max(plane, BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
     held = held_bytes(recipe, grid, course, folds=folds)
-    return weight_bytes + max(statistics, held + ALLOCATOR + max(reading, deciding, activation_bytes(recipe, course)))
+    working = ALLOCATOR + max(reading, deciding, activation_bytes(recipe, course))
+    return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
 
 
-def estimate_vram(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int, weight_bytes: int) -> int:
-    """Bytes of the device's memory that a run needs at its peak; 0 on the CPU."""
+def estimate_vram(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int, weight_bytes: int) -> Need:
+    """What a sweep needs of the device's memory; nothing on the CPU."""
     if course.device == "cpu":
-        return 0
+        return Need(lasting=0, passing=0)
     deciding = max(math.prod(grid.padded[1:]), BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
     activations = course.batch * activation_bytes(recipe, course)
-    return weight_bytes + held_bytes(recipe, grid, course, folds=folds) + max(deciding, activations)
+    return Need(
+        lasting=weight_bytes + held_bytes(recipe, grid, course, folds=folds), passing=max(deciding, activations)
+    )
 
 
 def held_bytes(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int) -> int:
@@ -102,10 +127,10 @@ def memory_errors_named() -> Iterator[None]:
 def activation_bytes(recipe: ModelRecipe, course: Course) -> int:
     """What the network holds while it works on a tile, in bytes.
 
-    Skips, and maps of full size: in exact mode three and the largest input that PyTorch unfolds for a convolution,
-    else six, as oneDNN keeps inputs and outputs in an order of its own beside them.
+    Skips, and maps of full size: in exact mode three and the largest input that PyTorch unfolds for a convolution; else
+    six in single precision, as oneDNN keeps inputs and outputs in an order of its own beside them, and three in half.
     """
-    number = SINGLE if course.precision == "single" else HALF
+    number = SINGLE if course.precision in ("single", "fixed") else HALF
     arguments = recipe.network.arguments
     features, strides = arguments.get("features_per_stage"), arguments.get("strides")
     if not isinstance(features, list) or not isinstance(strides, list):
@@ -122,6 +147,6 @@ def activation_bytes(recipe: ModelRecipe, course: Course) -> int:
             if channels * math.prod(size[:-1]) <= UNFOLDED_UP_TO:
                 unfolded = max(unfolded, 27 * channels * math.prod(size))
         inputs = count
-    maps = (3 if course.exact else 6) * features[0] * math.prod(recipe.patch)
+    maps = (3 if course.exact or number == HALF else 6) * features[0] * math.prod(recipe.patch)
     scores = 2 * SINGLE * recipe.labels.heads * math.prod(recipe.patch)
     return LIBRARIES + max(int(number * (skips + unfolded + maps)), scores)

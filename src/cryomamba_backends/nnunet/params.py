@@ -7,17 +7,20 @@ from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
 
+from cryomamba_core.companions import MAX_BINNING
 from cryomamba_core.errors import InvalidParameter
 
 Mode = Literal["exact", "fast"]
-PrecisionRule = Literal["auto", "single"]
+PrecisionRule = Literal["auto", "single", "fixed", "bfloat16", "float16"]
 CoarseRule = Literal["auto", "on", "off"]
 SpacingRule = Literal["strict", "tolerant", "voxels"]
+UncertaintyRule = Literal["none", "margin", "entropy"]
 
 MODES: tuple[Mode, ...] = ("exact", "fast")
-PRECISION_RULES: tuple[PrecisionRule, ...] = ("auto", "single")
+PRECISION_RULES: tuple[PrecisionRule, ...] = ("auto", "single", "fixed", "bfloat16", "float16")
 COARSE_RULES: tuple[CoarseRule, ...] = ("auto", "on", "off")
 SPACING_RULES: tuple[SpacingRule, ...] = ("strict", "tolerant", "voxels")
+UNCERTAINTY_RULES: tuple[UncertaintyRule, ...] = ("none", "margin", "entropy")
 
 
 def _one_of(*allowed: str) -> Any:
@@ -42,6 +45,14 @@ def _step(_: object, __: object, value: object) -> None:
         )
 
 
+def _binning(_: object, attribute: Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_BINNING:
+        raise InvalidParameter(
+            f"{attribute.name} {value!r} is no number of voxels",
+            hint=f"use 1, which is as fine as the mask, to {MAX_BINNING}",
+        )
+
+
 def _folds(_: object, __: object, value: tuple[int, ...] | None) -> None:
     if value is None:
         return
@@ -62,8 +73,9 @@ class NNUNetParams:
         ``fast`` adds up in single precision along the axis that needs least memory, with networks as
         `precision` says. ``exact`` gives the labels of stock nnU-Net on the CPU bit by bit.
     precision
-        Of the networks in fast mode. ``auto`` is bfloat16 on a CPU that has instructions for it, half
-        precision on a GPU, else single.
+        Of the networks in fast mode. ``auto`` is 16-bit fixed point (``fixed``) on a CPU with AMX, half
+        precision (``float16``) on a GPU, else ``single``. ``bfloat16`` is twice as fast again on a CPU that has
+        instructions for it, and misses stock's labels in 2 to 4 of 10,000 voxels.
     coarse
         Whether a coarse answer for the whole volume is previewed before the sweep: ``auto`` where it is
         ready long before the end and costs little.
@@ -76,13 +88,18 @@ class NNUNetParams:
     spacing
         ``tolerant``: voxel sizes within 1 % of the model's are taken as equal, others are resampled.
         ``strict``: whatever stock nnU-Net would resample is resampled. ``voxels``: never compared.
+    uncertainty
+        What is written of each voxel beside its label: ``margin`` between the two most probable labels, ``entropy`` of
+        the probabilities, or ``none``. See `cryomamba_backends.nnunet.uncertainty.measure_uncertainty`.
+    uncertainty_binning
+        Voxels, on every axis, over which the uncertainty is averaged, 1 to 64.
     """
 
     mode: Mode = field(
         default="fast",
         validator=_one_of(*MODES),
         metadata={
-            "help": "fast: labels that differ from stock nnU-Net's in up to a few voxels of 10,000, in much less time; "
+            "help": "fast: stock nnU-Net's labels but for at most 1 voxel in 10,000, in less time; "
             "exact: stock nnU-Net's, bit by bit, on the CPU only"
         },
     )
@@ -90,8 +107,8 @@ class NNUNetParams:
         default="auto",
         validator=_one_of(*PRECISION_RULES),
         metadata={
-            "help": "of the networks in fast mode; auto: as low as the device computes fast (bfloat16, or half on a "
-            "GPU); single: as trained"
+            "help": "of the networks in fast mode; auto: fixed on a CPU with AMX, float16 on a GPU, else single; "
+            "bfloat16: faster on CPUs that have it, with up to 4 voxels in 10,000 that differ"
         },
     )
     coarse: CoarseRule = field(
@@ -121,4 +138,17 @@ class NNUNetParams:
             "help": "tolerant: more than 1 % from the model's voxel size is resampled; "
             "strict: so is all that stock nnU-Net would resample; voxels: do not compare"
         },
+    )
+    uncertainty: UncertaintyRule = field(
+        default="none",
+        validator=_one_of(*UNCERTAINTY_RULES),
+        metadata={
+            "help": "write how uncertain each label is, 0 to 255, beside the mask; margin: of the two most probable "
+            "labels; entropy: of all"
+        },
+    )
+    uncertainty_binning: int = field(
+        default=1,
+        validator=_binning,
+        metadata={"help": "average the uncertainty over so many voxels on each axis; 1: as fine as the mask"},
     )

@@ -189,11 +189,19 @@ def resampling_bytes(change: GridChange, *, heads: int, exact: bool) -> int:
     spread = math.ceil(rows * change.source[0] / change.target[0])
     planes = [math.prod(shape[1:]) for shape in (change.source, change.target)]
     held = (spread + 2 * halo(exact=exact) + 4) * planes[0] * 4
-    half, single, double = 2, 4, 8
+    single, double = 4, 8
     between = (spread + 4) * planes[0] * double * 3 + rows * planes[1] * (2 * single + double)
+    return held + between + resampled_scores_bytes(change, heads=heads, exact=exact)
+
+
+def resampled_scores_bytes(change: GridChange, *, heads: int, exact: bool) -> int:
+    """What resampling scores holds at its peak, in bytes: some wait while further rows are made."""
+    if not change.changes:
+        return 0
+    half, single, double = 2, 4, 8
     score = half if exact else single
-    scores = max(BLOCK_VOXELS, heads * planes[0]) * (double + score) + 2 * heads * SCORED_VOXELS * score
-    return held + between + scores
+    plane = math.prod(change.source[1:])
+    return max(BLOCK_VOXELS, heads * plane) * (double + score) + 2 * heads * SCORED_VOXELS * score
 
 
 def _block_rows(change: GridChange) -> int:

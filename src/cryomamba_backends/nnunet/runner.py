@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-from attrs import evolve
+from attrs import evolve, frozen
 
 from cryomamba_backends.nnunet.coarse import CoarsePass, is_worthwhile
-from cryomamba_backends.nnunet.course import choose_course
-from cryomamba_backends.nnunet.forward import Forward, Work
+from cryomamba_backends.nnunet.course import Course, choose_course, choose_precision
+from cryomamba_backends.nnunet.forward import Work
 from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.installation import (
     automatic_name,
@@ -24,7 +25,7 @@ from cryomamba_backends.nnunet.installation import (
     write_model,
 )
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel, installed_models
-from cryomamba_backends.nnunet.memory import HINT, memory_errors_named
+from cryomamba_backends.nnunet.memory import HINT, memory_errors_named, peak_bytes
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.stage import Stage
@@ -32,6 +33,8 @@ from cryomamba_backends.nnunet.statistics import nonzero_box, numpy_adds_as_expe
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.trained_folder import holds_trained_model
+from cryomamba_backends.nnunet.uncertainty import companion_of, companions_of, uncertainty_bytes
+from cryomamba_core.companions import Companion
 from cryomamba_core.errors import (
     InvalidParameter,
     ModelExists,
@@ -107,7 +110,10 @@ class NNUNetRunner(ModelRunner):
     def plan(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> RunPlan:
         """Count the tiles and the memory of a run, or refuse it."""
         stages = self._stages(self._find(model), grid, grid.shape, params, device)
-        ram = sum(stage.ram_bytes for stage in stages)
+        beside = (0, 0)
+        if self.companions(model, params):
+            beside = uncertainty_bytes(math.prod(stages[-1].change.source[1:]), device=device)
+        ram = peak_bytes([stage.ram for stage in stages]) + beside[0]
         if ram > psutil.virtual_memory().total:
             raise OutOfMemory(
                 f"the run needs about {ram / 2**30:.1f} GiB, this machine has "
@@ -117,13 +123,30 @@ class NNUNetRunner(ModelRunner):
         return RunPlan(
             tiles=sum(stage.images for stage in stages),
             ram_bytes=ram,
-            vram_bytes=sum(stage.vram_bytes for stage in stages),
-            notes=_notes(stages),
+            vram_bytes=peak_bytes([stage.vram for stage in stages]) + beside[1],
+            notes=_notes(stages, params),
         )
 
     def sweep_axis(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> int:
         """The axis along which a run holds least; in exact mode, the first one of the model."""
         return choose_course(self._find(model).recipe(), grid.shape, params, device).axes[0]
+
+    def settle(self, model: ModelInfo, params: Any, device: str) -> Any:
+        """The parameters with the precision that suits this machine."""
+        if params.mode == "exact":
+            return params
+        return evolve(params, precision=choose_precision(self._find(model).recipe(), params, device))
+
+    def companions(self, model: ModelInfo, params: Any) -> Sequence[Companion]:
+        """How uncertain each label is, if that is asked for."""
+        if params.uncertainty == "none":
+            return ()
+        scheme = self._find(model).recipe().labels
+        return (companion_of(scheme, params.uncertainty, params.uncertainty_binning),)
+
+    def shard_bounds(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str, count: int) -> tuple[int, ...]:
+        """Where rows of tiles begin, so that no more of them than must be are run by two shards."""
+        return self._stages(self._find(model), grid, grid.shape, params, device)[-1].shard_bounds(count)
 
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
         """Segment a volume; final blocks are whole on all axes but `sweep_axis`, along which they ascend."""
@@ -133,7 +156,7 @@ class NNUNetRunner(ModelRunner):
     def _segment(self, volume: Volume, params: NNUNetParams, context: RunContext) -> Iterator[LabelBlock]:
         installed = self._find(context.model)
         grid = volume.grid
-        for note in _notes(self._stages(installed, grid, grid.shape, params, context.device)):
+        for note in _notes(self._stages(installed, grid, grid.shape, params, context.device), params):
             context.note(note)
         _set_threads(self._settings.threads)
         box = nonzero_box(volume, on_slab=context.checkpoint)
@@ -145,17 +168,29 @@ class NNUNetRunner(ModelRunner):
                 "normalisation may differ from stock nnU-Net's"
             )
         *before, stage = self._stages(installed, grid, box.shape, params, context.device)
-        axis, resumed = stage.course.axes[0], context.final_rows
-        labels = _Blocks(grid.shape, stage.course.axes, box, label_dtype(max(stage.recipe.labels.names)))
-        yield from labels.background(resumed, box.start[axis], on_block=context.checkpoint)
+        axis = stage.course.axes[0]
+        asked = context.rows(grid.shape[axis])
+        resumed = max(asked.start, context.final_rows)
+        labels = _Blocks(
+            grid.shape,
+            stage.course.axes,
+            box,
+            label_dtype(max(stage.recipe.labels.names)),
+            companions=tuple(companion.name for companion in self.companions(context.model, params)),
+        )
+        yield from labels.background(resumed, min(asked.stop, box.start[axis]), on_block=context.checkpoint)
+        rows = range(*(min(max(0, row - box.start[axis]), box.shape[axis]) for row in (asked.start, asked.stop)))
         first_row = max(0, resumed - box.start[axis])
-        if first_row < stage.change.source[0]:
-            work = Work(context=context, total=stage.images + sum(previous.images for previous in before))
+        if first_row < rows.stop:
+            part = _Part(rows=rows, left=rows[first_row - rows.start :])
+            work = _work(context, [*before, stage], part)
             guide = before[0].guide(volume, box, work, stage.change) if before else None
-            rows = stage.rows(volume, box, on_read=context.checkpoint)
-            yield from _inside(stage, rows, guide, stage.forward(work), labels, params, first_row)
+            read = stage.rows(volume, box, on_read=context.checkpoint)
+            if guide is None:
+                yield from _coarse(stage, read, work, labels, params, part)
+            yield from _final(stage, read, guide, work, labels, params, part)
         after = max(resumed, box.stop[axis])
-        yield from labels.background(after, grid.shape[axis], on_block=context.checkpoint)
+        yield from labels.background(after, asked.stop, on_block=context.checkpoint)
 
     def _stages(
         self, installed: InstalledModel, grid: VoxelGrid, extent: Index3, params: NNUNetParams, device: str
@@ -190,46 +225,77 @@ class NNUNetRunner(ModelRunner):
         raise UnknownModel(f"no model is called {wanted.name!r}", hint="see: cryomamba models list")
 
 
-def _inside(
+def _coarse(
+    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part
+) -> Iterator[LabelBlock]:
+    """Provisional blocks of the rows that are left, if they are worth it."""
+    if params.coarse == "off" or not work.context.previewed:
+        return
+    grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
+    coarse = CoarsePass(
+        grid=grid, rows=rows, change=stage.change, forward=stage.rough_forward(work), decide=stage.recipe.labels.decide
+    )
+    if _wants_coarse(coarse, stage.course, params, part, work):
+        work.total += coarse.tiles(part.left)
+        for region, piece in coarse.labels(part.left):
+            work.context.checkpoint()
+            yield labels.provisional(region, piece)
+
+
+def _final(
     stage: Stage,
     rows: Rows,
     guide: GuideRows | None,
-    forward: Forward,
+    work: Work,
     labels: _Blocks,
     params: NNUNetParams,
-    first_row: int,
+    part: _Part,
 ) -> Iterator[LabelBlock]:
-    """Blocks of the box, from one of its rows on: provisional ones if they are worth it, then final ones."""
-    work, decide = forward.work, stage.recipe.labels.decide
-    coarse = CoarsePass(
-        grid=TileGrid.over(stage.change.target, stage.grid.patch, 1.0),
-        rows=rows,
-        change=stage.change,
-        forward=evolve(forward, networks=forward.networks[:1], mirror_axes=()),
-        decide=decide,
-    )
-    if guide is None and work.context.previewed and _wants_coarse(coarse, params, first_row, work.total):
-        work.total += coarse.grid.tiles
-        for region, piece in coarse.labels():
-            work.context.checkpoint()
-            yield labels.provisional(region, piece)
-    for row, scores in stage.scores(rows, forward, guide=guide, first_row=first_row):
+    """Final blocks of the rows that are left."""
+    forward = stage.forward(work)
+    for row, scores in stage.scores(rows, forward, guide=guide, first_row=part.left.start):
         work.context.checkpoint()
-        yield labels.block(row, decide(scores))
+        wanted = scores[:, : part.left.stop - row]
+        companions = companions_of(wanted, stage.recipe.labels, params.uncertainty)
+        yield labels.block(row, stage.recipe.labels.decide(wanted), companions)
+        if row + scores.shape[1] >= part.left.stop:
+            return
 
 
-def _wants_coarse(coarse: CoarsePass, params: NNUNetParams, first_row: int, images: int) -> bool:
+def _work(context: RunContext, stages: Sequence[Stage], part: _Part) -> Work:
+    """Counts the images that the rows take, those of rows that are final as done."""
+
+    def images(rows: range) -> int:
+        *before, stage = stages
+        return stage.images_for(rows) + sum(previous.images_for(stage.guide_rows(rows)) for previous in before)
+
+    total = images(part.rows)
+    return Work(context=context, total=total, done=total - images(part.left))
+
+
+def _wants_coarse(coarse: CoarsePass, course: Course, params: NNUNetParams, part: _Part, work: Work) -> bool:
     if params.coarse != "auto":
         return params.coarse == "on"
-    left = 1 - first_row / coarse.change.source[0]
-    return left > 0.5 and is_worthwhile(coarse, round(left * images))
+    images = work.total - work.done
+    return 2 * len(part.left) > len(part.rows) and is_worthwhile(coarse, part.left, images, exact=course.exact)
+
+
+@frozen(kw_only=True)
+class _Part:
+    """Rows of the box that a run gives labels to, and those of them that are not final from an earlier attempt."""
+
+    rows: range
+    left: range
 
 
 class _Blocks:
-    """Puts labels of the box into blocks that are whole on all axes but that of the sweep."""
+    """Puts labels of the box, and companions, into blocks that are whole on all axes but that of the sweep."""
 
-    def __init__(self, shape: Index3, axes: Index3, box: Region, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, shape: Index3, axes: Index3, box: Region, dtype: np.dtype[Any], *, companions: tuple[str, ...]
+    ) -> None:
         self._shape, self._axis, self._box, self._dtype = shape, axes[0], box, dtype
+        self._companions = companions
         self._back = np.argsort(axes)
 
     def background(self, first: int, last: int, *, on_block: Callable[[], None]) -> Iterator[LabelBlock]:
@@ -239,20 +305,31 @@ class _Blocks:
         for start in range(first, last, depth):
             on_block()
             region = self._region(start, min(start + depth, last))
-            yield LabelBlock(region=region, labels=np.zeros(region.shape, self._dtype))
+            certain = {name: np.zeros(region.shape, np.uint8) for name in self._companions}
+            yield LabelBlock(region=region, labels=np.zeros(region.shape, self._dtype), companions=certain)
 
-    def block(self, row: int, labels: NDArray[Any]) -> LabelBlock:
-        """A final block of labels, in the axes of the sweep, that start at `row` of the box."""
-        labels = labels.transpose(self._back)
+    def block(
+        self, row: int, labels: NDArray[np.uint8 | np.uint16], companions: Mapping[str, NDArray[np.uint8]]
+    ) -> LabelBlock:
+        """A final block of labels and companions, in the axes of the sweep, that start at `row` of the box."""
         start = self._box.start[self._axis] + row
-        region = self._region(start, start + labels.shape[self._axis])
-        if region.shape == labels.shape:
-            return LabelBlock(region=region, labels=np.ascontiguousarray(labels))
-        whole = np.zeros(region.shape, self._dtype)
+        region = self._region(start, start + len(labels))
+        return LabelBlock(
+            region=region,
+            labels=self._whole(labels, region),
+            companions={name: self._whole(values, region) for name, values in companions.items()},
+        )
+
+    def _whole(self, values: NDArray[Any], region: Region) -> NDArray[Any]:
+        """Values of rows of the box in the axes of the volume, and zeros around them."""
+        values = values.transpose(self._back)
+        if region.shape == values.shape:
+            return np.ascontiguousarray(values)
+        whole = np.zeros(region.shape, values.dtype)
         inner = list(self._box.slices)
         inner[self._axis] = slice(None)
-        whole[tuple(inner)] = labels
-        return LabelBlock(region=region, labels=whole)
+        whole[tuple(inner)] = values
+        return whole
 
     def provisional(self, region: Region, labels: NDArray[Any]) -> LabelBlock:
         """A provisional block of labels, both in the axes of the sweep; the region counts from the box."""
@@ -285,8 +362,10 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
     return tuple(known[str(fold)] for fold in params.folds)
 
 
-def _notes(stages: Sequence[Stage]) -> tuple[str, ...]:
+def _notes(stages: Sequence[Stage], params: NNUNetParams) -> tuple[str, ...]:
     told = [stages[-1].course.told, *(note for stage in stages for note in stage.notes)]
+    if len(stages) > 1 and params.coarse == "on":
+        told.append("coarse=on was not heeded: a cascade has no coarse answer before its own")
     return tuple(dict.fromkeys(told))
 
 

@@ -6,18 +6,23 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.forward import Forward, Work, mirrorings, prepared
 from cryomamba_backends.nnunet.grid_change import GridChange
 from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows
 from cryomamba_backends.nnunet.installed import FoldRecord, InstalledModel
-from cryomamba_backends.nnunet.memory import estimate_ram, estimate_vram
+from cryomamba_backends.nnunet.memory import Need, estimate_ram, estimate_vram
 from cryomamba_backends.nnunet.normalised_rows import MASKING_BYTES, normalised_rows, shown_rows
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.plans import ModelRecipe
-from cryomamba_backends.nnunet.resampling import ResampledRows, resampling_bytes, scores_on_source
+from cryomamba_backends.nnunet.resampling import (
+    ResampledRows,
+    resampled_scores_bytes,
+    resampling_bytes,
+    scores_on_source,
+)
 from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.scores import Scores, SingleScores, StockScores
 from cryomamba_backends.nnunet.spacing import Verdict, judge_spacing
@@ -102,9 +107,43 @@ class Stage:
         """How many images of tiles go through a network."""
         return self.grid.tiles * len(self.folds) * (1 + len(self.mirror_axes))
 
+    def images_for(self, rows: range) -> int:
+        """How many images of tiles the scores of some rows of the box take, along the axis of the sweep."""
+        steps = self.grid.steps(self.change.rows_on_target(rows)) if rows else rows
+        return len(steps) * self.images // len(self.grid.starts[0])
+
+    def guide_rows(self, rows: range) -> range:
+        """Rows of the box whose labels by a stage before are read for the scores of some rows."""
+        steps = self.grid.steps(self.change.rows_on_target(rows))
+        first = self.grid.starts[0][steps.start] - self.grid.before[0]
+        stop = self.grid.starts[0][steps.stop - 1] + self.grid.patch[0] - self.grid.before[0]
+        target = range(max(0, first), min(stop, self.grid.extent[0]))
+        if not self.change.changes:
+            return target
+        places = np.clip(np.floor(self.change.to_target(0)), 0, self.change.source[0] - 1).astype(int)
+        return range(int(places[target.start]), min(int(places[target.stop - 1]) + 2, self.change.source[0]))
+
+    def shard_bounds(self, count: int) -> tuple[int, ...]:
+        """Rows of the box at which it is best cut into up to `count` pieces: where rows of tiles begin.
+
+        A piece runs every row of tiles that touches it, so all but the first run some again that end in them.
+        """
+        starts, depth = self.grid.starts[0], self.grid.patch[0]
+        count = min(count, len(starts))
+        middle = len(starts) // 2
+        again = sum(start + depth > starts[middle] for start in starts[:middle])
+        each = (len(starts) + (count - 1) * again) / count
+        bounds, step = [0], 0
+        for piece in range(1, count):
+            even = round(each + (piece - 1) * (each - again))
+            step = max(step + 1, min(even, len(starts) - count + piece))
+            row = starts[step] - self.grid.before[0]
+            bounds.append(int(np.searchsorted(self.change.to_source(0), row)) if self.change.changes else row)
+        return tuple(dict.fromkeys((*bounds, self.change.source[0])))
+
     @property
-    def ram_bytes(self) -> int:
-        """What the stage needs of the host's memory at its peak."""
+    def ram(self) -> Need:
+        """What the stage needs of the host's memory."""
         sweep = estimate_ram(
             self.recipe,
             self.grid,
@@ -114,14 +153,19 @@ class Stage:
             dtype=np.dtype(np.float32),
         )
         resampling = resampling_bytes(self.change, heads=self.recipe.labels.heads, exact=self.course.exact)
-        return sweep + resampling + (MASKING_BYTES if self.recipe.masked else 0)
+        masking = MASKING_BYTES if self.recipe.masked else 0
+        return evolve(sweep, lasting=sweep.lasting + resampling + masking)
 
     @property
-    def vram_bytes(self) -> int:
-        """What the stage needs of the device's memory at its peak; 0 on the CPU."""
-        return estimate_vram(
+    def vram(self) -> Need:
+        """What the stage needs of the device's memory; nothing on the CPU."""
+        need = estimate_vram(
             self.recipe, self.grid, self.course, folds=len(self.folds), weight_bytes=self._weight_bytes
         )
+        if self.course.device == "cpu":
+            return need
+        resampling = resampled_scores_bytes(self.change, heads=self.recipe.labels.heads, exact=False)
+        return evolve(need, lasting=need.lasting + resampling)
 
     @property
     def _weight_bytes(self) -> int:
@@ -142,6 +186,12 @@ class Stage:
             work=work,
             batch=self.course.batch,
         )
+
+    def rough_forward(self, work: Work) -> Forward:
+        """One network, loaded for a pass whose labels are only looked at."""
+        course = self.course.rough
+        network = prepared(self.installed.network(self.folds[0], self.recipe), course)
+        return Forward(networks=[network], mirror_axes=(), course=course, work=work, batch=course.batch)
 
     def scores(
         self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int

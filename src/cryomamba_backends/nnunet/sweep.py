@@ -51,12 +51,6 @@ class Sweep:
     forward: Forward
     sums: Scores = field(repr=False)
 
-    def steps(self, first_row: int) -> range:
-        """The rows of tiles that touch `first_row` of the volume or one after it."""
-        starts, depth = self.grid.starts[0], self.grid.patch[0]
-        row = self.grid.before[0] + first_row
-        return range(next(step for step, start in enumerate(starts) if start + depth > row), len(starts))
-
     def scores(self, first_row: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
         """Mean scores of the volume, in ascending order of its rows.
 
@@ -84,9 +78,7 @@ class Sweep:
             guide=self.guide,
             on_read=self.forward.work.context.checkpoint,
         )
-        steps = self.steps(first_row)
-        self.forward.work.done += steps.start * self.grid.tiles_per_step * self.forward.images
-        for step in steps:
+        for step in self.grid.steps(range(first_row, extent[0])):
             start = starts[step]
             window.move_to(start)
             self.sums.move_to(start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
@@ -60,6 +61,11 @@ class TileGrid:
     def tiles(self) -> int:
         """Number of tiles."""
         return len(self.starts[0]) * self.tiles_per_step
+
+    def steps(self, rows: range) -> range:
+        """Which rows of tiles touch some rows of the volume along the first axis."""
+        start, stop = self.before[0] + rows.start, self.before[0] + rows.stop
+        return range(bisect_right(self.starts[0], start - self.patch[0]), bisect_left(self.starts[0], stop))
 
     def corners(self, count: int) -> Iterator[list[tuple[int, int]]]:
         """Where the tiles of a step lie on the other axes, in stock's order, up to `count` at a time."""

@@ -129,7 +129,9 @@ def require_local(state: CliState, reason: str) -> None:
         raise InputError(reason, hint="do this there, without --server")
 
 
-def artifacts_for(host: PluginHost, wanted: Sequence[str]) -> tuple[tuple[str, ...] | None, frozenset[str]]:
+def artifacts_for(
+    host: PluginHost, wanted: Sequence[str]
+) -> tuple[tuple[str, ...] | None, frozenset[str], frozenset[str]]:
     """What to ask of the engine, and which files to keep.
 
     Parameters
@@ -145,10 +147,12 @@ def artifacts_for(host: PluginHost, wanted: Sequence[str]) -> tuple[tuple[str, .
         For `JobConfig.artifacts`.
     kept
         Names of the files that the user wants.
+    left_out
+        Names of those that nobody wants. A file that is among neither is a companion of one that is wanted.
     """
     every = {exporter.artifact for exporter in host.exporters}
     if not wanted:
-        return None, frozenset(every | {MANIFEST})
+        return None, frozenset(every | {MANIFEST}), frozenset()
     names = []
     for name in dict.fromkeys(wanted):
         if name in (MANIFEST, MANIFEST.partition(".")[0]):
@@ -160,7 +164,8 @@ def artifacts_for(host: PluginHost, wanted: Sequence[str]) -> tuple[tuple[str, .
             near = difflib.get_close_matches(name, [*every, MANIFEST], n=1)
             hint = f"did you mean {near[0]}?" if near else f"{error.hint}, {MANIFEST}"
             raise InvalidParameter(error.message, hint=hint) from error
-    return tuple(name for name in dict.fromkeys(names) if name != MANIFEST), frozenset(names)
+    asked = tuple(name for name in dict.fromkeys(names) if name != MANIFEST)
+    return asked, frozenset(names), frozenset(every | {MANIFEST}).difference(names)
 
 
 def _is_folder(model: str, known: Sequence[ModelInfo]) -> bool:

@@ -250,7 +250,7 @@ async def _fetch(state: CliState, job_id: str, out: Path, *, overwrite: bool) ->
         ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(board.tick)
-                saved = await fetch(session, record, folder, stem_of(label, state.host), None, row, board)
+                saved = await fetch(session, record, folder, stem_of(label, state.host), (), row, board)
                 nursery.cancel_scope.cancel()
         return saved
 
@@ -286,6 +286,7 @@ def _show(state: CliState, record: JobRecord) -> None:
         "source": config.source.path or f"uploaded file {config.source.file_id}",
         "model": f"{config.model} (runner {config.runner})",
         "parameters": params,
+        "shards": str(config.shards) if config.shards > 1 else "",
         "voxel size": wording.lengths(config.voxel_size, "Å, as given") if config.voxel_size else "",
         "queue": wording.place(record.queue_position, record.starts_in_seconds),
         "done": wording.percent(record.progress.fraction) if record.progress and record.state.active else "",

@@ -90,7 +90,7 @@ def show_plans(state: CliState, runs: Sequence[FileRun], plans: Mapping[FileRun,
         table.add_row(
             run.name,
             f"{plan.run.tiles:,}",
-            wording.byte_size(plan.run.ram_bytes),
+            f"{plan.run.shards_at_once} × " * (plan.run.shards_at_once > 1) + wording.byte_size(plan.run.ram_bytes),
             wording.byte_size(plan.run.vram_bytes) if plan.run.vram_bytes else "–",
             wording.duration(plan.run.seconds) or "unknown",
             plan.device,

@@ -71,7 +71,7 @@ async def fetch(
     record: JobRecord,
     folder: OutputFolder,
     stem: str,
-    kept: Collection[str] | None,
+    left_out: Collection[str],
     row: Row,
     board: Board,
 ) -> Saved:
@@ -86,8 +86,8 @@ async def fetch(
         The engine, and the job.
     folder, stem
         Where to save, and what the names begin with.
-    kept
-        Names of the artifacts that are wanted; None for all.
+    left_out
+        Names of the artifacts that are not wanted.
     row, board
         Say how far it is.
     """
@@ -97,7 +97,7 @@ async def fetch(
     transfer = Transfer(row, FETCHING, lambda: board.changed(row), after=QUICK)
     transfer.end()
     board.changed(row)
-    fetched = [each for each in record.artifacts if kept is None or each.name in kept or each.name == MANIFEST]
+    fetched = [each for each in record.artifacts if each.name not in left_out or each.name == MANIFEST]
     with folder.stage(record.id) as stage:
         missing = [each for each in fetched if not await trio.to_thread.run_sync(_is_there, stage / each.name, each)]
         total = sum(artifact.size for artifact in fetched)
@@ -111,7 +111,7 @@ async def fetch(
         wanted = tuple(
             (artifact, target_of(folder.path, stem, artifact.name))
             for artifact in record.artifacts
-            if kept is None or artifact.name in kept
+            if artifact.name not in left_out
         )
         await trio.to_thread.run_sync(folder.publish, {stage / artifact.name: path for artifact, path in wanted})
         return Saved(files=wanted, manifest=manifest)

@@ -56,6 +56,14 @@ SUMMARY = "summary.csv"
 )
 @voxel_size_option
 @click.option(
+    "--shards",
+    type=int,
+    default=1,
+    metavar="N",
+    show_default=True,
+    help="Workers that share each tomogram, on the cores or GPUs of the engine; the labels are the same.",
+)
+@click.option(
     "--on-server",
     is_flag=True,
     help="Each FILE is a whole path on the server's disk, below a folder that the server opens: nothing is sent.",
@@ -89,6 +97,7 @@ class Segmentation:
         artifacts: Sequence[str],
         params: Sequence[str],
         voxel_size: Vector3 | None,
+        shards: int,
         on_server: bool,
         overwrite: bool,
         plan_only: bool,
@@ -100,12 +109,13 @@ class Segmentation:
         self._model, self._runner, self._params = model, runner, params
         self._out, self._overwrite, self._plan_only = out, overwrite, plan_only
         self._voxel_size, self._as_json = voxel_size, as_json
+        self._shards = shards
         self._on_server = on_server
         if on_server:
             _require_server_paths(state, files)
         self._cohort = len(files) > 1
         self._summary = out / SUMMARY if self._cohort else None
-        self._asked, self._kept = artifacts_for(state.host, artifacts)
+        self._asked, self._kept, self._left_out = artifacts_for(state.host, artifacts)
         self._runs = self._start(files)
 
     def run(self) -> None:
@@ -213,11 +223,11 @@ class Segmentation:
             params=choice.params,
             artifacts=self._asked,
             voxel_size=self._voxel_size,
+            shards=self._shards,
         )
-        kept = None if self._asked is None else self._kept
         return Order(
             config=config,
-            kept=kept,
+            left_out=self._left_out,
             sends=not (self._on_server or server.shares_files),
             upload_hours=server.limits.upload_hours if server.limits else None,
             command=self._state.command,

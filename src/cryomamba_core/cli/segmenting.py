@@ -81,8 +81,8 @@ class Order:
     ----------
     config
         With any source.
-    kept
-        Names of the artifacts to save.
+    left_out
+        Names of the artifacts not to save.
     sends
         Whether files are sent; else the engine opens their paths.
     upload_hours
@@ -92,7 +92,7 @@ class Order:
     """
 
     config: JobConfig
-    kept: Collection[str] | None
+    left_out: Collection[str]
     sends: bool
     upload_hours: float | None
     command: Callable[[str], str]
@@ -177,7 +177,7 @@ async def _finish(
         async with limiter:
             record = await follow(session, run, board)
             if record.state is JobState.COMPLETED:
-                run.saved = await fetch(session, record, folder, run.stem, order.kept, run, board)
+                run.saved = await fetch(session, record, folder, run.stem, order.left_out, run, board)
                 run.result = in_a_few_words(run.statistics)
                 run.state = str(JobState.COMPLETED)
             elif record.state is JobState.CANCELED:

@@ -23,6 +23,7 @@
     ├── PluginError                         exit code 5: an extension, or one that is missing
     │   ├── UnknownPlugin (LookupError)         plugin/unknown
     │   ├── PluginUnavailable                   plugin/unavailable
+    │   ├── ShardsUnavailable                   plugin/no-shards
     │   └── PluginFault                         plugin/fault
     ├── StorageError (OSError)              exit code 6: the disk or the place for the results
     │   ├── StorageFull                         storage/full
@@ -96,6 +97,7 @@ from cryomamba_core.errors.local import (
     PluginFault,
     PluginUnavailable,
     QuotaExceeded,
+    ShardsUnavailable,
     SourceChanged,
     StorageDamaged,
     StorageError,
@@ -184,6 +186,7 @@ __all__ = [
     "ServerUnreachable",
     "ServerUntrusted",
     "ServerUnusable",
+    "ShardsUnavailable",
     "SourceChanged",
     "StorageDamaged",
     "StorageError",

@@ -207,6 +207,12 @@ class PluginUnavailable(PluginError):
     code = "plugin/unavailable"
 
 
+class ShardsUnavailable(PluginError):
+    """The runner cannot divide a volume among several workers, or the executor cannot run them."""
+
+    code = "plugin/no-shards"
+
+
 class PluginFault(PluginError):
     """An extension broke its contract."""
 

@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
+from cryomamba_core.errors import ShardsUnavailable
+
 
 @frozen(kw_only=True)
 class Resources:
@@ -20,12 +22,15 @@ class Resources:
         One of `Executor.slots`, e.g. ``cpu`` or ``cuda:0``.
     threads
         CPU threads; 0 for as many as there are physical cores.
+    cores
+        Numbers of the CPUs to keep to; empty for any.
     environment
         Further environment variables.
     """
 
     device: str = "cpu"
     threads: int = 0
+    cores: tuple[int, ...] = ()
     environment: dict[str, str] = field(factory=dict)
 
 
@@ -71,6 +76,34 @@ class Executor(ABC):
     @abstractmethod
     def slots(self) -> Sequence[str]:
         """Devices, one for each job that may run at the same time."""
+
+    def places(self, resources: Resources, devices: Sequence[str], count: int) -> Sequence[Resources]:
+        """Divide what a job may use among its shards.
+
+        Called by the worker of a job, which then calls `start` for the directory of each shard. What it has started
+        ends with it: `cancel` of a job's worker also ends those of its shards.
+
+        Parameters
+        ----------
+        resources
+            What the job's worker may use.
+        devices
+            Slots that the job holds; the first is that of `resources`.
+        count
+            How many shards are to run.
+
+        Returns
+        -------
+        places
+            What each shard may use of those that run at the same time: 1 to `count`. Further ones wait until a place
+            is free.
+
+        Raises
+        ------
+        ShardsUnavailable
+            If the executor can only run whole jobs, as it is unless it overrides this.
+        """
+        raise ShardsUnavailable(f"executor {self.name} cannot run a job by several workers", hint="ask for one shard")
 
     @abstractmethod
     def start(self, job_dir: Path, resources: Resources) -> WorkerHandle:

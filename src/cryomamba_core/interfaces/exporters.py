@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cryomamba_core.artifacts import RunInfo
+from cryomamba_core.companions import Companion
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.label_file import LabelArray
 
@@ -22,6 +23,8 @@ class Exporter(ABC):
     suffix: ClassVar[str]
     #: MIME type.
     media_type: ClassVar[str]
+    #: Whether `write_companion` writes volumes that a runner gives beside the labels.
+    writes_companions: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, labels: LabelArray, grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
@@ -44,3 +47,30 @@ class Exporter(ABC):
         notes
             Decisions that belong in the manifest, one sentence each.
         """
+
+    def companion_artifact(self, companion: Companion) -> str:
+        """File name within a job of a companion, e.g. ``uncertainty.mrc``."""
+        return f"{companion.name}{self.suffix}"
+
+    def write_companion(
+        self, values: LabelArray, grid: VoxelGrid, companion: Companion, info: RunInfo, path: Path
+    ) -> tuple[str, ...]:
+        """Write a volume that the runner gave beside the labels; for an exporter that says `writes_companions`.
+
+        Parameters
+        ----------
+        values
+            ZYX, uint8, of the grid's shape; read it as the labels of `write`.
+        grid
+            Where the values are: the grid of the labels, or, of a binned companion, a coarser one over the same volume.
+        companion
+            What they are.
+        info, path
+            As for `write`.
+
+        Returns
+        -------
+        notes
+            As of `write`.
+        """
+        raise NotImplementedError(f"{self.name} writes no companions")

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cryomamba_core.errors import UnknownModel, UnsupportedModel
+from cryomamba_core.companions import Companion
+from cryomamba_core.errors import ShardsUnavailable, UnknownModel, UnsupportedModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.labels import LabelBlock
 from cryomamba_core.models import ModelInfo
@@ -39,6 +40,9 @@ class RunContext(ABC):
         blocks below it may be left out.
     previewed
         Whether anybody will see previews.
+    shard
+        The rows along `ModelRunner.sweep_axis`, first and behind the last, that alone are asked for; None
+        for all of the volume's. `final_rows` is then not below the first of them.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class RunContext(ABC):
         intensity: IntensityStatistics,
         final_rows: int,
         previewed: bool = True,
+        shard: tuple[int, int] | None = None,
     ) -> None:
         self._model = model
         self._device = device
         self._intensity = intensity
         self._final_rows = final_rows
         self._previewed = previewed
+        self._shard = shard
 
     @property
     def model(self) -> ModelInfo:
@@ -80,6 +86,13 @@ class RunContext(ABC):
     def previewed(self) -> bool:
         """Whether anybody will see previews; provisional blocks are work for nothing otherwise."""
         return self._previewed
+
+    def rows(self, extent: int) -> range:
+        """Rows along the runner's `ModelRunner.sweep_axis`, of `extent` in all, that are asked for.
+
+        Only a runner that has `ModelRunner.shard_bounds` is asked for less than all.
+        """
+        return range(extent) if self._shard is None else range(*self._shard)
 
     @abstractmethod
     def checkpoint(self) -> None:
@@ -182,6 +195,50 @@ class ModelRunner(ABC):
         """
         return 0
 
+    def settle(self, model: ModelInfo, params: Any, device: str) -> Any:
+        """Parameters with all that this machine decides put in, such as a precision that suits its CPU.
+
+        Asked before the first attempt at a job; further attempts, on whatever machine, and the workers of all its
+        shards, are given the same answer. The manifest names it.
+        """
+        return params
+
+    def companions(self, model: ModelInfo, params: Any) -> Sequence[Companion]:
+        """Volumes that come with the labels of a run with these parameters, e.g. how uncertain they are.
+
+        They come with each final block, in `LabelBlock.companions`, from the pass that makes the labels, which are the
+        same with and without. The framework resumes, bins and writes them, in the format of each mask.
+        """
+        return ()
+
+    def shard_bounds(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str, count: int) -> tuple[int, ...]:
+        """Where a volume is best cut along `sweep_axis`, so that several workers segment it at the same time.
+
+        Each of them is asked for the rows of one piece only (`RunContext.rows`), and must give them the labels that
+        they have in a run over the whole volume. A runner that cannot do that leaves this method out.
+
+        Parameters
+        ----------
+        model, grid, params, device
+            Those of `plan`.
+        count
+            How many pieces are wanted, 1 or more.
+
+        Returns
+        -------
+        bounds
+            Ascending rows, the first 0 and the last the volume's extent: one more than there are pieces. There are
+            fewer pieces than asked for where the work cannot be divided so often.
+
+        Raises
+        ------
+        ShardsUnavailable
+            If the runner cannot do it, or not with these arguments.
+        """
+        raise ShardsUnavailable(
+            f"runner {self.name} cannot divide a volume among several workers", hint="ask for one shard"
+        )
+
     @abstractmethod
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
         """Segment a volume.
@@ -201,4 +258,5 @@ class ModelRunner(ABC):
             Blocks in any order. Together, the ones that are not provisional cover each voxel (from
             `context.final_rows` on) exactly once. Blocks in ascending order along `sweep_axis`, whole
             on the other axes, can be resumed. Provisional blocks are previewed until final ones come.
+            Of a run that is asked for some rows only (`RunContext.rows`), others are left out.
         """

@@ -1,11 +1,12 @@
 """A job's events as messages: the same in WebSocket frames and in Server-Sent Events.
 
 As JSON a message is one object with ``seq``, ``type``, ``at`` and what belongs to the type; a preview's
-labels are base64. In a binary frame it is::
+labels and companions are base64. In a binary frame it is::
 
     4 bytes     length of the header, unsigned, little-endian
     header      the same JSON object without ``payload``
-    the rest    the preview's labels, compressed as ``encoding`` says; empty for other types
+    the rest    the preview's labels, compressed as ``encoding`` says, and behind them its companions, each of
+                the ``size`` that its entry in the header has; empty for other types
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import struct
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from itertools import pairwise
 from typing import Any
 
 from cryomamba_core.errors import BrokenProtocol, InvalidParameter
 from cryomamba_core.events import JobEvent, PreviewReady
 from cryomamba_core.geometry import Region, VoxelGrid
-from cryomamba_core.previews import Preview
+from cryomamba_core.previews import Preview, PreviewCompanion
 from cryomamba_core.wire import from_plain, to_plain
 
 #: WebSocket sub-protocols: JSON text frames, which are the default, and binary frames.
@@ -34,17 +36,19 @@ _LENGTH = struct.Struct("<I")
 
 def event_to_json(event: JobEvent) -> str:
     """A message as text."""
-    plain, payload = _plain(event)
-    if payload is not None:
-        plain["payload"] = b64encode(payload).decode()
+    plain, payloads = _plain(event)
+    for entry, payload in zip(_packed(plain), payloads, strict=False):
+        entry["payload"] = b64encode(payload).decode()
     return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
 
 def event_to_frame(event: JobEvent) -> bytes:
     """A message as a binary frame."""
-    plain, payload = _plain(event)
+    plain, payloads = _plain(event)
+    for entry, payload in zip(plain.get("companions", ()), payloads[1:], strict=True):
+        entry["size"] = len(payload)
     header = json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
-    return b"".join((_LENGTH.pack(len(header)), header, payload or b""))
+    return b"".join((_LENGTH.pack(len(header)), header, *payloads))
 
 
 def event_of(message: str | bytes) -> JobEvent:
@@ -56,23 +60,46 @@ def event_of(message: str | bytes) -> JobEvent:
         If it is no such message.
     """
     try:
-        plain, payload = (json.loads(message), None) if isinstance(message, str) else _split(message)
+        plain, rest = (json.loads(message), None) if isinstance(message, str) else _split(message)
         if plain.get("type") == PreviewReady.type:
-            plain = _nested(plain, b64decode(plain["payload"], validate=True) if payload is None else payload)
+            plain = _nested(plain, _decoded(plain) if rest is None else _cut(plain, rest))
         event: JobEvent = from_plain(plain, JobEvent)  # type: ignore[arg-type]  # a union is no type[T]
     except (InvalidParameter, Base64Error, struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
         raise BrokenProtocol(f"the server sent a message that cannot be read: {error}") from error
     return event
 
 
-def _plain(event: JobEvent) -> tuple[dict[str, Any], bytes | None]:
+def _plain(event: JobEvent) -> tuple[dict[str, Any], list[bytes]]:
+    """A message, and the payloads of its parts that `_packed` names."""
     if isinstance(event, PreviewReady):
         return _flat(event)
     plain: dict[str, Any] = to_plain(event, JobEvent)
-    return plain, None
+    return plain, []
 
 
-def _flat(event: PreviewReady) -> tuple[dict[str, Any], bytes]:
+def _packed(plain: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a preview that have a payload: itself, and each companion."""
+    return [plain, *plain.get("companions", ())]
+
+
+def _decoded(plain: dict[str, Any]) -> list[bytes]:
+    return [b64decode(entry.pop("payload"), validate=True) for entry in _packed(plain)]
+
+
+def _cut(plain: dict[str, Any], rest: bytes) -> list[bytes]:
+    """What follows the header, cut to the payloads of a preview."""
+    sizes = [entry.pop("size") for entry in plain.get("companions", ())]
+    bounds = [len(rest)]
+    for size in reversed(sizes):
+        bounds.append(bounds[-1] - size)
+    bounds.append(0)
+    bounds.reverse()
+    if bounds != sorted(bounds):
+        raise ValueError("the sizes of companions do not fit the frame")
+    return [rest[start:stop] for start, stop in pairwise(bounds)]
+
+
+def _flat(event: PreviewReady) -> tuple[dict[str, Any], list[bytes]]:
     preview = event.preview
     assert preview is not None, "a preview that is gone is not sent"
     grid = to_plain(preview.grid)
@@ -87,21 +114,28 @@ def _flat(event: PreviewReady) -> tuple[dict[str, Any], bytes]:
         "provisional": preview.provisional,
         "covered": to_plain(preview.covered),
         "encoding": ENCODING,
+        "companions": [
+            {"name": each.name, "factor": each.factor, "grid": to_plain(each.grid)} for each in preview.companions
+        ],
     }
-    return plain, preview.payload
+    return plain, [preview.payload, *(each.payload for each in preview.companions)]
 
 
-def _nested(plain: dict[str, Any], payload: bytes) -> dict[str, Any]:
+def _nested(plain: dict[str, Any], payloads: list[bytes]) -> dict[str, Any]:
     plain = dict(plain)
-    plain.pop("payload", None)
     if plain.pop("encoding") != ENCODING:
         raise ValueError("the encoding of a preview is unknown")
     event = {key: plain.pop(key) for key in ("seq", "type", "at")}
     grid = {key: plain.pop(key) for key in to_plain(_GRID) if key in plain}
+    companions = zip(plain.pop("companions", ()), payloads[1:], strict=True)
     preview = Preview(
         grid=from_plain(grid, VoxelGrid),
         covered=from_plain(plain.pop("covered"), Region),
-        payload=payload,
+        payload=payloads[0],
+        companions=tuple(
+            PreviewCompanion(grid=from_plain(each.pop("grid"), VoxelGrid), payload=payload, **each)
+            for each, payload in companions
+        ),
         **plain,
     )
     return {**event, "preview": to_plain(preview)}

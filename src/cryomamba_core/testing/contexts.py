@@ -24,6 +24,8 @@ class RecordingContext(RunContext):
         How many rows along the runner's `ModelRunner.sweep_axis` count as final already.
     previewed
         Whether provisional blocks are wanted.
+    shard
+        The rows, first and behind the last, that alone are asked for; None for all.
     cancel_at
         Number of the checkpoint, counted from 1, that cancels; None for none.
 
@@ -46,13 +48,21 @@ class RecordingContext(RunContext):
         device: str = "cpu",
         final_rows: int = 0,
         previewed: bool = True,
+        shard: tuple[int, int] | None = None,
         cancel_at: int | None = None,
     ) -> None:
         if intensity is None:
             if volume is None:
                 raise ValueError("give the volume or its intensity statistics")
             intensity = measure_intensity(volume)
-        super().__init__(model=model, device=device, intensity=intensity, final_rows=final_rows, previewed=previewed)
+        super().__init__(
+            model=model,
+            device=device,
+            intensity=intensity,
+            final_rows=max(final_rows, shard[0]) if shard else final_rows,
+            previewed=previewed,
+            shard=shard,
+        )
         self._cancel_at = cancel_at
         self.checkpoints: int = 0
         self.reports: list[tuple[int, int, str]] = []

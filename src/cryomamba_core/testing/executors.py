@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cryomamba_core.errors import CryoMambaError
+from cryomamba_core.errors import CryoMambaError, ShardsUnavailable
 from cryomamba_core.events import Completed, Failed
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import Executor, Resources, WorkerExit, WorkerHandle
@@ -85,6 +85,17 @@ class ExecutorConformance(ABC):
         assert isinstance(executor, Executor)
         assert executor.name
         assert len(executor.slots()) > 0
+
+    def test_what_a_job_may_use_is_divided_among_its_shards_or_refused(self, executor: Executor) -> None:
+        [device, *_] = executor.slots()
+        given = Resources(device=device, threads=4, environment={"A": "b"})
+        try:
+            places = executor.places(given, (device,), 3)
+        except ShardsUnavailable:
+            pytest.skip("the executor runs whole jobs only")
+        assert 1 <= len(places) <= 3
+        assert sum(place.threads for place in places) <= 4
+        assert all(place.device == device and place.environment["A"] == "b" for place in places)
 
     def test_a_job_is_done(self, executor: Executor, short_job: Path) -> None:
         handle = executor.start(short_job, Resources(threads=1))

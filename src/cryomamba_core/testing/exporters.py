@@ -16,6 +16,7 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from cryomamba_core.artifacts import RunInfo, SourceFile
+from cryomamba_core.companions import BinnedArray, Companion
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.interfaces import Exporter
 from cryomamba_core.label_file import LabelArray, LabelFile
@@ -191,6 +192,41 @@ class ExporterConformance:
             tracemalloc.start()
             try:
                 exporter.write(stored, grid, example_run(grid=grid), tmp_path / exporter.artifact)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert peak < ALLOWANCE
+
+    @pytest.mark.parametrize("binning", [1, 3])
+    @pytest.mark.parametrize("stored_axes", [(0, 1, 2), (2, 0, 1)])
+    def test_a_companion_comes_back(
+        self, exporter: Exporter, tmp_path: Path, binning: int, stored_axes: tuple[int, int, int]
+    ) -> None:
+        if not exporter.writes_companions:
+            pytest.skip("the exporter writes no companions")
+        companion = Companion(name="doubt", meaning="0 is sure; 255 (außen) is not: =\n" * 9, binning=binning)
+        grid = evolve(GRID, stored_axes=stored_axes).coarsen(binning)
+        values = np.random.default_rng(5).integers(0, 256, grid.shape, dtype=np.uint8)
+        name = exporter.companion_artifact(companion)
+        assert name == f"doubt{exporter.suffix}"
+        paths = (tmp_path / name, tmp_path / f"again{exporter.suffix}")
+        for path in paths:
+            notes = exporter.write_companion(values, grid, companion, example_run(), path)
+            assert all(isinstance(note, str) and note for note in notes)
+        np.testing.assert_array_equal(self.read_back(paths[0]), values)
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+    def test_memory_does_not_grow_with_a_companion(self, exporter: Exporter, tmp_path: Path) -> None:
+        if not exporter.writes_companions:
+            pytest.skip("the exporter writes no companions")
+        companion = Companion(name="doubt", meaning="", binning=4)
+        fine = VoxelGrid(shape=(256, 512, 512), voxel_size=GRID.voxel_size)
+        with _in_file(tmp_path / "doubt.raw", np.broadcast_to(np.zeros((1, 1, 1), np.uint8), fine.shape)) as stored:
+            values, grid = BinnedArray(stored, companion.binning), fine.coarsen(companion.binning)
+            path = tmp_path / exporter.companion_artifact(companion)
+            tracemalloc.start()
+            try:
+                exporter.write_companion(values, grid, companion, example_run(grid=fine), path)
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cryomamba_core.errors import InvalidParameter, ModelError, UnknownModel
+from cryomamba_core.errors import InvalidParameter, ModelError, ShardsUnavailable, UnknownModel
 from cryomamba_core.geometry import Index3
 from cryomamba_core.interfaces import JobCanceled, ModelRunner
 from cryomamba_core.labels import LabelBlock, label_dtype
@@ -44,6 +45,8 @@ class RunnerConformance(ABC):
     model_name: ClassVar[str | None] = None
     #: Parameters that differ from their defaults.
     params_given: ClassVar[dict[str, Any]] = {}
+    #: Further ones that ask for companions of the labels; none for a runner that gives none.
+    companions_asked: ClassVar[dict[str, Any]] = {}
     #: Shape (z, y, x) of the volume: small, but of several blocks.
     shape: ClassVar[Index3] = (14, 11, 13)
 
@@ -73,6 +76,13 @@ class RunnerConformance(ABC):
     def params(self, runner: ModelRunner) -> Any:
         """The parameters of every run."""
         return from_plain(self.params_given, runner.params_type)
+
+    @pytest.fixture
+    def companion_params(self, runner: ModelRunner) -> Any:
+        """The parameters of runs that give companions."""
+        if not self.companions_asked:
+            pytest.skip("the runner gives no companions")
+        return from_plain({**self.params_given, **self.companions_asked}, runner.params_type)
 
     @pytest.fixture
     def volume(self, model: ModelInfo) -> Volume:
@@ -149,6 +159,8 @@ class RunnerConformance(ABC):
             assert isinstance(block, LabelBlock)
             assert volume.grid.whole.contains(block.region)
             assert np.isin(block.labels, allowed).all()
+            if not block.provisional:
+                assert sorted(block.companions) == sorted(each.name for each in runner.companions(model, params))
             times[block.region.slices] += not block.provisional
         assert (times == 1).all()
 
@@ -165,6 +177,33 @@ class RunnerConformance(ABC):
         first = _collect(runner.segment(volume, params, RecordingContext(model, volume)), model, volume)
         second = _collect(runner.segment(volume, params, RecordingContext(model, volume)), model, volume)
         np.testing.assert_array_equal(first, second)
+
+    def test_companions_come_with_labels_that_are_the_same_without(
+        self, runner: ModelRunner, model: ModelInfo, volume: Volume, params: Any, companion_params: Any
+    ) -> None:
+        names = [companion.name for companion in runner.companions(model, companion_params)]
+        assert names, "companions_asked asks for none"
+        assert len(set(names)) == len(names)
+        with_them = list(_final(runner.segment(volume, companion_params, RecordingContext(model, volume))))
+        assert all(sorted(block.companions) == sorted(names) for block in with_them)
+        without = _collect(runner.segment(volume, params, RecordingContext(model, volume)), model, volume)
+        np.testing.assert_array_equal(_collect(with_them, model, volume), without)
+
+    @pytest.mark.parametrize("part", [0.0, 0.5])
+    def test_a_run_that_goes_on_after_final_rows_has_the_same_companions(
+        self, runner: ModelRunner, model: ModelInfo, volume: Volume, companion_params: Any, part: float
+    ) -> None:
+        axis = runner.sweep_axis(model, volume.grid, companion_params, "cpu")
+        final_rows = 1 + round(part * (volume.grid.shape[axis] - 2))
+        whole = list(_final(runner.segment(volume, companion_params, RecordingContext(model, volume))))
+        context = RecordingContext(model, volume, final_rows=final_rows)
+        later = list(_final(runner.segment(volume, companion_params, context)))
+        for companion in runner.companions(model, companion_params):
+            first, second = (_companion(blocks, companion.name, volume) for blocks in (whole, later))
+            assert first.any(), f"{companion.name} is 0 everywhere"
+            for values in (first, second):
+                np.moveaxis(values, axis, 0)[:final_rows] = 0
+            np.testing.assert_array_equal(first, second)
 
     @pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 1.0])
     def test_a_run_that_goes_on_after_final_rows_has_the_same_labels(
@@ -183,6 +222,66 @@ class RunnerConformance(ABC):
         assert (later == 1).all()
         assert (earlier <= 1).all()
         np.testing.assert_array_equal(labels[times == 1], whole[times == 1])
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_shards_have_the_labels_of_the_whole(
+        self, runner: ModelRunner, model: ModelInfo, volume: Volume, params: Any, count: int
+    ) -> None:
+        axis, extent = _axis(runner, model, volume, params)
+        bounds = self._bounds(runner, model, volume, params, count)
+        assert (bounds[0], bounds[-1]) == (0, extent)
+        assert list(bounds) == sorted(set(bounds))
+        assert len(bounds) - 1 <= count
+        whole = _collect(runner.segment(volume, params, RecordingContext(model, volume)), model, volume)
+        labels, times = np.zeros_like(whole), np.zeros(whole.shape, np.int64)
+        for rows in pairwise(bounds):
+            own = np.zeros(whole.shape, np.int64)
+            for block in runner.segment(volume, params, RecordingContext(model, volume, shard=rows)):
+                if not block.provisional:
+                    labels[block.region.slices] = block.labels
+                    own[block.region.slices] += 1
+            others = np.delete(np.moveaxis(own, axis, 0), np.arange(*rows), axis=0)
+            assert not others.any(), "a shard leaves out the rows of the others"
+            times += own
+        assert (times == 1).all()
+        np.testing.assert_array_equal(labels, whole)
+
+    def test_a_shard_goes_on_after_its_final_rows(
+        self, runner: ModelRunner, model: ModelInfo, volume: Volume, params: Any
+    ) -> None:
+        axis, _ = _axis(runner, model, volume, params)
+        bounds = self._bounds(runner, model, volume, params, 2)
+        first, stop = bounds[-2:]
+        whole = _collect(runner.segment(volume, params, RecordingContext(model, volume)), model, volume)
+        context = RecordingContext(model, volume, shard=(first, stop), final_rows=first + (stop - first) // 2)
+        labels, times = np.zeros_like(whole), np.zeros(whole.shape, np.int64)
+        for block in runner.segment(volume, params, context):
+            if not block.provisional:
+                labels[block.region.slices] = block.labels
+                times[block.region.slices] += 1
+        assert (np.moveaxis(times, axis, 0)[context.final_rows :] == 1).all()
+        np.testing.assert_array_equal(labels[times == 1], whole[times == 1])
+
+    def test_companions_do_not_depend_on_how_the_volume_is_divided(
+        self, runner: ModelRunner, model: ModelInfo, volume: Volume, companion_params: Any
+    ) -> None:
+        bounds = self._bounds(runner, model, volume, companion_params, 3)
+        whole = list(_final(runner.segment(volume, companion_params, RecordingContext(model, volume))))
+        divided: list[LabelBlock] = []
+        for shard in pairwise(bounds):
+            context = RecordingContext(model, volume, shard=shard, final_rows=shard[0])
+            divided += _final(runner.segment(volume, companion_params, context))
+        for companion in runner.companions(model, companion_params):
+            first, second = (_companion(blocks, companion.name, volume) for blocks in (whole, divided))
+            np.testing.assert_array_equal(first, second)
+
+    def _bounds(
+        self, runner: ModelRunner, model: ModelInfo, volume: Volume, params: Any, count: int
+    ) -> tuple[int, ...]:
+        try:
+            return runner.shard_bounds(model, volume.grid, params, "cpu", count)
+        except ShardsUnavailable:
+            pytest.skip("the runner cannot divide a volume")
 
     @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
     def test_a_canceled_run_stops_at_the_next_checkpoint_and_leaves_no_thread(
@@ -224,12 +323,29 @@ class RunnerConformance(ABC):
         assert not volume.closed, "the volume belongs to the caller"
 
 
+def _axis(runner: ModelRunner, model: ModelInfo, volume: Volume, params: Any) -> tuple[int, int]:
+    """The axis of the sweep, and the volume's extent there."""
+    axis = runner.sweep_axis(model, volume.grid, params, "cpu")
+    return axis, volume.grid.shape[axis]
+
+
 def _collect(blocks: Iterable[LabelBlock], model: ModelInfo, volume: Volume) -> NDArray[Any]:
     labels = np.zeros(volume.grid.shape, label_dtype(model.highest_label))
     for block in blocks:
         if not block.provisional:
             labels[block.region.slices] = block.labels
     return labels
+
+
+def _final(blocks: Iterable[LabelBlock]) -> Iterator[LabelBlock]:
+    return (block for block in blocks if not block.provisional)
+
+
+def _companion(blocks: Iterable[LabelBlock], name: str, volume: Volume) -> NDArray[np.uint8]:
+    values = np.zeros(volume.grid.shape, np.uint8)
+    for block in blocks:
+        values[block.region.slices] = block.companions[name]
+    return values
 
 
 def _left_over(before: set[threading.Thread]) -> list[threading.Thread]:

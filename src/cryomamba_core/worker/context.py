@@ -26,8 +26,12 @@ class StopOrders:
     """
 
     def __init__(self, directory: JobDirectory) -> None:
-        self._directory = directory
+        self._directories = [directory]
         self._signalled = threading.Event()
+
+    def heed(self, directory: JobDirectory) -> None:
+        """Look for the mark in this directory too."""
+        self._directories.append(directory)
 
     def signal(self) -> None:
         """Remember a signal to end; safe in a signal handler."""
@@ -35,7 +39,7 @@ class StopOrders:
 
     def obey(self) -> None:
         """Raise `JobCanceled` or `Preempted` if there is an order."""
-        if self._directory.cancel_ordered:
+        if any(directory.cancel_ordered for directory in self._directories):
             raise JobCanceled
         if self._signalled.is_set():
             raise Preempted
@@ -51,12 +55,18 @@ class WorkerContext(RunContext):
         device: str,
         intensity: IntensityStatistics,
         taker: LabelTaker,
+        sharded: bool = False,
         previewed: bool,
         orders: StopOrders,
         log: EventLog,
     ) -> None:
         super().__init__(
-            model=model, device=device, intensity=intensity, final_rows=taker.final_rows, previewed=previewed
+            model=model,
+            device=device,
+            intensity=intensity,
+            final_rows=taker.final_rows,
+            previewed=previewed,
+            shard=(taker.rows.start, taker.rows.stop) if sharded else None,
         )
         self._taker = taker
         self._orders = orders

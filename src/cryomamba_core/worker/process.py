@@ -38,7 +38,7 @@ def run_worker(path: Path) -> int:
     Returns
     -------
     status
-        0 if the job is done, `EXIT_CANCELED`, `EXIT_FAILED` (the last event says why), or
+        0 if the job is done, or the shard, `EXIT_CANCELED`, `EXIT_FAILED` (the last event says why), or
         `EXIT_PREEMPTED` if a signal ended it: then labels and checkpoint are kept.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -49,6 +49,8 @@ def run_worker(path: Path) -> int:
         try:
             spec = directory.spec()
             log = EventLog(directory, attempt=spec.attempt)
+            if spec.shard is not None:
+                orders.heed(JobDirectory(Path(spec.shard.job)))
             with Heart(directory, log):
                 log.state(JobState.RUNNING)
                 settings = load_settings()
@@ -72,7 +74,8 @@ def run_worker(path: Path) -> int:
             directory.clear_artifacts()
             log.failed(info)
             return EXIT_FAILED
-    directory.clear_labels()
+    if spec.shard is None:
+        directory.clear_labels()
     return 0
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 
+from attrs import evolve
+
 from cryomamba_core.artifacts import Artifact
 from cryomamba_core.errors import ErrorInfo
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
@@ -59,6 +61,7 @@ class EventLog:
         self._last_progress = 0.0
         self._fraction = 0.0
         self._held: JobProgress | None = None
+        self._previews = 0
 
     def state(self, state: JobState, reason: str = "") -> None:
         """Say that the job entered a state."""
@@ -121,6 +124,8 @@ class EventLog:
 
     def preview(self, preview: Preview) -> None:
         """Lay a preview into the job directory and announce it; a job does not fail for want of one."""
+        self._previews += 1
+        preview = evolve(preview, sequence=self._previews)
         try:
             self._directory.write_preview(preview)
         except OSError as error:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import platform
 import resource
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cryomamba_core.artifacts import Artifact, Manifest, RunInfo, SourceFile
+from cryomamba_core.companions import Companion, CompanionFiles, companion_artifacts
 from cryomamba_core.durable import replacing, sha256_of
-from cryomamba_core.errors import CorruptFile
+from cryomamba_core.errors import CorruptFile, SourceChanged
 from cryomamba_core.interfaces import Exporter, ModelRunner, VolumeReader
-from cryomamba_core.job_directory import JobDirectory, JobSpec
+from cryomamba_core.job_directory import Checkpoint, JobDirectory, JobSpec, SettledParams, ShardResult, ShardSpec
 from cryomamba_core.label_file import LabelFile
 from cryomamba_core.labels import LabelBlock, label_dtype
 from cryomamba_core.measures import LabelStatistics
@@ -27,6 +29,7 @@ from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensit
 from cryomamba_core.wire import dump_json, from_plain, to_plain
 from cryomamba_core.worker.context import StopOrders, WorkerContext
 from cryomamba_core.worker.reporting import EventLog
+from cryomamba_core.worker.shards import ShardCrew
 from cryomamba_core.worker.taking import AXIS_ROWS, LabelTaker
 
 #: Name of the provenance record among the artifacts.
@@ -59,14 +62,30 @@ class JobRun:
         self._orders = orders
         self._started_at = datetime.now(UTC)
         self._source = Path(spec.source)
+        self._host = host
+        self._shard_bytes = 0
         self._reader: VolumeReader = host.reader_for(self._source)
         self._runner: ModelRunner = host.runners.get(spec.config.runner or "")
         self._model: ModelInfo = self._runner.model(spec.config.model)
-        self._params: Any = from_plain(spec.config.params, self._runner.params_type)
+        self._params: Any = self._settled(from_plain(spec.config.params, self._runner.params_type))
         wanted = spec.config.artifacts
         self._exporters: tuple[Exporter, ...] = tuple(
             host.exporters if wanted is None else (host.exporter_for(name) for name in wanted if name != MANIFEST)
         )
+        self._companions: tuple[Companion, ...] = tuple(self._runner.companions(self._model, self._params))
+        self._beside = companion_artifacts(self._companions, self._exporters)
+
+    def _settled(self, params: Any) -> Any:
+        """The parameters of the first attempt that made labels final, which also are those of all shards."""
+        shard = self._spec.shard
+        directory = JobDirectory(Path(shard.job)) if shard else self._directory
+        asked = to_plain(params)
+        earlier = directory.settled() if shard or directory.holds_final_labels else None
+        if earlier is not None and earlier.asked == asked:
+            return from_plain(earlier.settled, self._runner.params_type)
+        params = self._runner.settle(self._model, params, self._spec.device)
+        directory.write_settled(SettledParams(asked=asked, settled=to_plain(params)))
+        return params
 
     def execute(self) -> tuple[Artifact, ...]:
         """Do everything, and return what was made."""
@@ -75,10 +94,12 @@ class JobRun:
                 raise CorruptFile(
                     f"{self._spec.source_name} has changed since the job was accepted", hint="submit it again"
                 )
+            if self._spec.shard is not None:
+                self._execute_shard(volume, self._spec.shard)
+                return ()
             source, intensity = self._inspect(volume)
-            dtype = label_dtype(self._model.highest_label)
-            with self._directory.open_labels(volume.grid, dtype, create=True) as labels:
-                notes = self._segment(volume, labels, intensity)
+            with self._opened_labels(self._directory) as (labels, companions):
+                notes = self._segment(volume, labels, companions, intensity)
                 statistics = self._measure(labels)
                 run = RunInfo(
                     job_id=self._spec.job_id,
@@ -88,8 +109,26 @@ class JobRun:
                     model=self._model,
                     params=to_plain(self._params),
                     statistics=statistics,
+                    companions=self._companions,
                 )
-                return self._export(labels, run, notes)
+                return self._export(labels, companions, run, notes)
+
+    def _execute_shard(self, volume: Volume, shard: ShardSpec) -> None:
+        """Give labels to the rows of a shard, in the files of its job."""
+        if source_state(self._source) != shard.source_state:
+            raise SourceChanged(f"{self._spec.source_name} has changed since the job began", hint="submit it again")
+        with self._opened_labels(JobDirectory(Path(shard.job))) as (labels, companions):
+            notes = self._segment(volume, labels, companions, shard.intensity)
+        self._directory.write_result(ShardResult(notes=tuple(notes), peak_rss_bytes=peak_rss_bytes()))
+
+    @contextmanager
+    def _opened_labels(self, directory: JobDirectory) -> Iterator[tuple[LabelFile, CompanionFiles]]:
+        grid, dtype = self._spec.grid, label_dtype(self._model.highest_label)
+        with (
+            directory.open_labels(grid, dtype, create=True) as labels,
+            CompanionFiles(directory.companion_path, self._companions, grid.shape, create=True) as companions,
+        ):
+            yield labels, companions
 
     def _inspect(self, volume: Volume) -> tuple[SourceFile, IntensityStatistics]:
         size = self._source.stat().st_size
@@ -119,27 +158,34 @@ class JobRun:
         )
         return source, intensity
 
-    def _segment(self, volume: Volume, labels: LabelFile, intensity: IntensityStatistics) -> list[str]:
+    def _segment(
+        self, volume: Volume, labels: LabelFile, companions: CompanionFiles, intensity: IntensityStatistics
+    ) -> list[str]:
         axis = self._runner.sweep_axis(self._model, volume.grid, self._params, self._spec.device)
+        shard = self._spec.shard
+        notes = self._divide(labels, companions, intensity, axis) if self._spec.config.shards > 1 and not shard else []
         taker = LabelTaker(
             directory=self._directory,
             labels=labels,
+            companions=companions,
             grid=volume.grid,
             highest_label=self._model.highest_label,
             axis=axis,
             policy=self._spec.config.preview,
             log=self._log,
+            rows=range(shard.first, shard.stop) if shard else None,
         )
         context = WorkerContext(
             model=self._model,
             device=self._spec.device,
             intensity=intensity,
             taker=taker,
+            sharded=shard is not None,
             previewed=self._spec.config.preview.max_voxels > 0,
             orders=self._orders,
             log=self._log,
         )
-        sections = volume.grid.shape[0]
+        sections = len(taker.rows) if shard else volume.grid.shape[0]
         if not taker.complete:
             with closing(_generator(self._runner.segment(volume, self._params, context))) as blocks:
                 for block in blocks:
@@ -148,9 +194,40 @@ class JobRun:
                     if not context.reported:
                         self._log.progress("segmenting", int(taker.fraction * sections), sections, "sections")
         taker.finish()
-        if taker.final_rows:
-            context.note(f"attempt {self._spec.attempt} went on from {AXIS_ROWS[axis]} {taker.final_rows}")
-        return context.notes
+        if taker.final_rows > taker.rows.start and not notes:
+            who = f"attempt {self._spec.attempt}" + (f" at shard {shard.number}" if shard else "")
+            context.note(f"{who} went on from {AXIS_ROWS[axis]} {taker.final_rows}")
+        return [*notes, *context.notes]
+
+    def _divide(
+        self, labels: LabelFile, companions: CompanionFiles, intensity: IntensityStatistics, axis: int
+    ) -> list[str]:
+        """Have several workers segment the volume; then every label is final."""
+        crew = ShardCrew(
+            directory=self._directory,
+            executor=self._host.executors.get(self._spec.executor),
+            settings=self._host.settings,
+            bounds=self._bounds(self._spec.config.shards),
+            axis=axis,
+            intensity=intensity,
+            source_state=source_state(self._source),
+            dtype=labels.dtype,
+            log=self._log,
+            orders=self._orders,
+        )
+        result = crew.run()
+        self._shard_bytes = result.peak_rss_bytes
+        self._directory.write_checkpoint(
+            Checkpoint(
+                rows=self._spec.grid.shape[axis], dtype=labels.dtype.name, axis=axis, companions=companions.names
+            )
+        )
+        most = crew.bounds == self._bounds(len(crew.bounds))
+        told = f"{len(crew.bounds) - 1} shards along {'ZYX'[axis]}, cut at {', '.join(map(str, crew.bounds[1:-1]))}"
+        return [told + ("; the volume cannot be cut into more" if most else ""), *result.notes]
+
+    def _bounds(self, count: int) -> tuple[int, ...]:
+        return tuple(self._runner.shard_bounds(self._model, self._spec.grid, self._params, self._spec.device, count))
 
     def _measure(self, labels: LabelFile) -> tuple[LabelStatistics, ...]:
         sections = self._spec.grid.shape[0]
@@ -161,14 +238,17 @@ class JobRun:
 
         return measure_labels(labels, self._spec.grid, self._model.labels, on_slab=on_slab)
 
-    def _export(self, labels: LabelFile, run: RunInfo, notes: list[str]) -> tuple[Artifact, ...]:
+    def _export(
+        self, labels: LabelFile, companions: CompanionFiles, run: RunInfo, notes: list[str]
+    ) -> tuple[Artifact, ...]:
         artifacts = []
-        for done, exporter in enumerate(self._exporters):
+        writing = self._writing(labels, companions, run)
+        for done, (exporter, name, write) in enumerate(writing):
             self._orders.obey()
-            self._log.progress("exporting", done, len(self._exporters), "files")
-            target = self._directory.artifacts_path / exporter.artifact
-            with replacing(target) as partial:
-                notes += exporter.write(labels, self._spec.grid, run, partial)
+            self._log.progress("exporting", done, len(writing), "files")
+            target = self._directory.artifacts_path / name
+            with replacing(target) as unfinished:
+                notes += write(unfinished)
             artifacts.append(_artifact(target, exporter.media_type))
         manifest = Manifest(
             run=run,
@@ -179,14 +259,35 @@ class JobRun:
             notes=tuple(dict.fromkeys(notes)),
             started_at=self._started_at,
             finished_at=datetime.now(UTC),
-            peak_rss_bytes=peak_rss_bytes(),
+            peak_rss_bytes=peak_rss_bytes() + self._shard_bytes,
+            shards=self._spec.config.shards,
             artifacts=tuple(artifacts),
         )
         target = self._directory.artifacts_path / MANIFEST
-        with replacing(target) as partial:
-            partial.write_text(dump_json(manifest, indent=2) + "\n", encoding="utf-8")
-        self._log.progress("exporting", len(self._exporters), len(self._exporters), "files")
+        with replacing(target) as unfinished:
+            unfinished.write_text(dump_json(manifest, indent=2) + "\n", encoding="utf-8")
+        self._log.progress("exporting", len(writing), len(writing), "files")
         return (*artifacts, _artifact(target, "application/json"))
+
+    def _writing(
+        self, labels: LabelFile, companions: CompanionFiles, run: RunInfo
+    ) -> Sequence[tuple[Exporter, str, Callable[[Path], tuple[str, ...]]]]:
+        """Each file to export: who writes it, its name, and the call that does, given a path."""
+        grid = self._spec.grid
+        writing = [
+            (exporter, exporter.artifact, partial(exporter.write, labels, grid, run)) for exporter in self._exporters
+        ]
+        volumes = {companion.name: values for companion, values in companions.volumes()}
+        for companion, exporter, name in self._beside:
+            values, coarse = volumes[companion.name], grid.coarsen(companion.binning)
+            writing.append((exporter, name, partial(exporter.write_companion, values, coarse, companion, run)))
+        return writing
+
+
+def source_state(path: Path) -> tuple[int, int, int]:
+    """What tells whether a file is the same, and was not written to: inode, size, and time of change."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _artifact(path: Path, media_type: str) -> Artifact:
@@ -199,7 +300,11 @@ def _generator(blocks: Iterator[LabelBlock]) -> Generator[LabelBlock, None, None
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process has held."""
+    """The most memory that this process has held; where Linux does not say it, that of its parent may count."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from cryomamba_core.companions import CompanionFiles
 from cryomamba_core.errors import PluginFault
 from cryomamba_core.geometry import Region, VoxelGrid, slab_depth, to_index
 from cryomamba_core.job_directory import Checkpoint, JobDirectory
@@ -34,6 +35,8 @@ class LabelTaker:
         The job's; its checkpoint says where an earlier attempt came to.
     labels
         The label file, open for writing.
+    companions
+        What lies beside the labels, open for writing.
     grid
         Grid of the source.
     highest_label
@@ -44,6 +47,8 @@ class LabelTaker:
         How the job is previewed.
     log
         Hears of previews.
+    rows
+        Those along `axis` that are asked for; None for all. Others are left as they are.
     """
 
     def __init__(
@@ -51,61 +56,69 @@ class LabelTaker:
         *,
         directory: JobDirectory,
         labels: LabelFile,
+        companions: CompanionFiles,
         grid: VoxelGrid,
         highest_label: int,
         axis: int,
         policy: PreviewPolicy,
         log: EventLog,
+        rows: range | None = None,
     ) -> None:
         self._directory = directory
         self._labels = labels
+        self._companions = companions
         self._grid = grid
         self._highest_label = highest_label
         self._axis = axis
         self._policy = policy
         self._log = log
-        self._previews = PreviewBuilder(grid, labels, policy)
+        self._previews = PreviewBuilder(grid, labels, policy, companions.kinds if policy.max_voxels else ())
         self._extent = grid.shape[axis]
         self._row_voxels = grid.voxels // self._extent
-        self._filled = np.zeros(self._extent, np.int64)
+        self.rows: range = range(self._extent) if rows is None else rows
+        self._filled = np.full(self._extent, self._row_voxels, np.int64)
+        self._filled[self.rows.start : self.rows.stop] = 0
         self._last_preview = -np.inf
         self._last_checkpoint = time.monotonic()
         self._unseen = self._unsaved = False
         self._fresh: Region | None = None
         self._busy = threading.Lock()
-        self.final_rows = self._earlier_rows()
+        self.final_rows = min(max(self._earlier_rows(), self.rows.start), self.rows.stop)
         self._take_over(self.final_rows)
 
     def _earlier_rows(self) -> int:
         checkpoint = self._directory.checkpoint()
         if checkpoint is None or checkpoint.axis != self._axis:
             return 0
-        if np.dtype(checkpoint.dtype) != self._labels.dtype:
+        if np.dtype(checkpoint.dtype) != self._labels.dtype or checkpoint.companions != self._companions.names:
             return 0
         return min(checkpoint.rows, self._extent)
 
     def _take_over(self, rows: int) -> None:
         self._filled[:rows] = self._row_voxels
-        stop = list(self._grid.shape)
-        stop[self._axis] = rows
-        for slab in self._grid.region((0, 0, 0), to_index(stop)).slabs(slab_depth(self._grid.shape)):
+        start, stop = [0, 0, 0], list(self._grid.shape)
+        start[self._axis], stop[self._axis] = self.rows.start, rows
+        for slab in self._grid.region(to_index(start), to_index(stop)).slabs(slab_depth(self._grid.shape)):
             self._previews.add_final(slab)
+            if self._policy.max_voxels:
+                self._previews.add_companions(slab, self._companions.read(slab))
 
     @property
     def done_rows(self) -> int:
-        """How many rows along the axis are final, from the first on without a gap."""
+        """The row along the axis before which all that are asked for are final."""
         open_rows = np.flatnonzero(self._filled < self._row_voxels)
-        return int(open_rows[0]) if open_rows.size else self._extent
+        return int(open_rows[0]) if open_rows.size else self.rows.stop
 
     @property
     def complete(self) -> bool:
-        """Whether every voxel has its final label."""
-        return self.done_rows == self._extent
+        """Whether every voxel of the rows has its final label."""
+        return self.done_rows == self.rows.stop
 
     @property
     def fraction(self) -> float:
-        """Part of the voxels that are final."""
-        return float(self._filled.sum()) / self._grid.voxels
+        """Part of the voxels of the rows that are final."""
+        filled = self._filled[self.rows.start : self.rows.stop]
+        return float(filled.sum()) / (len(self.rows) * self._row_voxels)
 
     def take(self, block: LabelBlock) -> None:
         """Take in the next block.
@@ -113,8 +126,8 @@ class LabelTaker:
         Raises
         ------
         PluginFault
-            If it lies outside the volume, holds a label that the model does not know, or covers
-            voxels that are final already.
+            If it lies outside the volume, holds a label that the model does not know, covers voxels
+            that are final already, or lacks a companion.
         """
         self._check(block)
         with self._busy:
@@ -153,23 +166,30 @@ class LabelTaker:
             raise PluginFault(f"a label block ends at {block.region.stop} in a volume of shape {self._grid.shape}")
         if block.labels.size and int(block.labels.max()) > self._highest_label:
             raise PluginFault(f"label {int(block.labels.max())} in a block, but the model has none above it")
+        if not block.provisional:
+            self._companions.check(block.companions)
 
     def _write(self, block: LabelBlock) -> None:
         axis = self._axis
         known = max(0, self.final_rows - block.region.start[axis])
-        if known >= block.region.shape[axis]:
-            return
+        stop = list(block.region.stop)
+        stop[axis] = min(stop[axis], self.rows.stop)
         start = list(block.region.start)
         start[axis] += known
-        region = Region(start=start, stop=block.region.stop)
+        if start[axis] >= stop[axis]:
+            return
+        region = Region(start=start, stop=stop)
         rows = slice(region.start[axis], region.stop[axis])
         self._filled[rows] += region.size // region.shape[axis]
         if self._filled[rows].max(initial=0) > self._row_voxels:
             raise PluginFault(f"two label blocks cover the same voxels near {AXIS_ROWS[axis]} {region.start[axis]}")
         new = [slice(None)] * 3
-        new[axis] = slice(known, None)
+        new[axis] = slice(known, known + region.shape[axis])
         self._labels.write(region, block.labels[tuple(new)])
+        beside = {name: values[tuple(new)] for name, values in block.companions.items()}
+        self._companions.write(region, beside)
         if self._policy.max_voxels:
+            self._previews.add_companions(region, beside)
             self._show_later(region)
 
     def _show_later(self, region: Region) -> None:
@@ -201,11 +221,13 @@ class LabelTaker:
         self._log.preview(self._previews.snapshot())
 
     def checkpoint(self) -> None:
-        """Make the final labels durable, and then say how far they reach."""
+        """Make the final labels and their companions durable, and then say how far they reach."""
         rows = self.done_rows
-        if rows:
+        if rows > self.rows.start:
             self._labels.sync()
-            self._directory.write_checkpoint(Checkpoint(rows=rows, dtype=self._labels.dtype.name, axis=self._axis))
+            self._companions.sync()
+            dtype, companions = self._labels.dtype.name, self._companions.names
+            self._directory.write_checkpoint(Checkpoint(rows=rows, dtype=dtype, axis=self._axis, companions=companions))
 
     def finish(self) -> None:
         """Check that nothing is missing, checkpoint, and show the final preview."""

@@ -34,7 +34,7 @@ from cryomamba_server.engine.database import Database
 from cryomamba_server.engine.estimates import Estimates
 from cryomamba_server.engine.fitting import computer_memory
 from cryomamba_server.engine.following import Following
-from cryomamba_server.engine.intake import Accepted, SourcePath, accept, list_models, require_space
+from cryomamba_server.engine.intake import Accepted, Room, SourcePath, accept, list_models, require_space
 from cryomamba_server.engine.ledger import Ledger
 from cryomamba_server.engine.leftovers import clear, order_cancel
 from cryomamba_server.engine.publishing import artifact_key
@@ -153,6 +153,7 @@ class Engine:
         )
         self._estimates = Estimates(self.database, slots=len(self.devices))
         self._memory = computer_memory()
+        self._room = Room(executor=self._executor, slots=self.devices, threads=settings.threads)
         self.following = Following(self.ledger, self._preview)
         self._in_flight: set[tuple[str, str]] = set()
         self.scheduler = Scheduler(
@@ -195,7 +196,7 @@ class Engine:
             voxels=accepted.grid.voxels,
         )
         run = accepted.plan if accepted.plan.seconds is not None else evolve(accepted.plan, seconds=seconds)
-        return JobPlan(run=run, device=self._device, queue_position=position, starts_in_seconds=starts)
+        return JobPlan(run=run, device=self._room.device, queue_position=position, starts_in_seconds=starts)
 
     async def submit(self, config: JobConfig, *, owner: str, idempotency_key: str | None = None) -> JobRecord:
         """Queue a job, or find the one that came with the same key; raises as `take`."""
@@ -343,10 +344,6 @@ class Engine:
         starts = await self.ledger.call(self._estimates.starts, waiting)
         return [evolve(record, starts_in_seconds=starts.get(record.id)) for record in records]
 
-    @property
-    def _device(self) -> str:
-        return self.devices[0] if self.devices else "cpu"
-
     async def _accept(self, config: JobConfig, owner: str) -> Accepted:
         stored: StoredFile | None = None
         if config.source.file_id is not None:
@@ -356,13 +353,22 @@ class Engine:
     def _check(self, config: JobConfig, stored: StoredFile | None) -> Accepted:
         if stored is None:
             with self._paths.opened(config.source.path or "") as source:
-                accepted = accept(self._host, config, source=source, device=self._device, memory=self._memory)
+                accepted = self._accept_from(config, source)
         else:
             with self.storage.localize(stored.key) as path:
                 source = SourcePath(path=path, name=stored.record.name)
-                accepted = accept(self._host, config, source=source, device=self._device, memory=self._memory)
+                accepted = self._accept_from(config, source)
         require_space(self._settings.data_dir, accepted.disk_bytes)
         return accepted
+
+    def _accept_from(self, config: JobConfig, source: SourcePath) -> Accepted:
+        return accept(
+            self._host,
+            config,
+            source=source,
+            room=self._room,
+            memory=self._memory,
+        )
 
     def _supervision(self, work: Work) -> Supervision:
         return Supervision(

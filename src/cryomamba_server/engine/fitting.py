@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cryomamba_core.errors import CryoMambaError, DoesNotFit, OutOfMemory
 from cryomamba_core.geometry import VoxelGrid
@@ -30,8 +30,9 @@ class Memory:
     vram_bytes: int | None = None
 
     def holds(self, plan: RunPlan) -> bool:
-        """Whether a run fits when nothing else is running."""
-        return plan.ram_bytes <= self.ram_bytes and (self.vram_bytes is None or plan.vram_bytes <= self.vram_bytes)
+        """Whether a run fits when nothing else is running, with as many shards as run at once, one on each GPU."""
+        vram_fits = self.vram_bytes is None or plan.vram_bytes <= self.vram_bytes
+        return plan.shards_at_once * plan.ram_bytes <= self.ram_bytes and vram_fits
 
 
 def computer_memory() -> Memory:
@@ -43,9 +44,16 @@ def computer_memory() -> Memory:
 
 
 def plan_run(
-    runner: ModelRunner, model: ModelInfo, grid: VoxelGrid, params: Any, *, device: str, memory: Memory
+    runner: ModelRunner,
+    model: ModelInfo,
+    grid: VoxelGrid,
+    params: Any,
+    *,
+    device: str,
+    memory: Memory,
+    at_once: int = 1,
 ) -> RunPlan:
-    """What a run will cost.
+    """What a run will cost, or each of the `at_once` shards that run at the same time.
 
     Raises
     ------
@@ -53,11 +61,18 @@ def plan_run(
         If it needs more memory than there is.
     """
     try:
-        plan = runner.plan(model, grid, params, device)
+        plan = evolve(runner.plan(model, grid, params, device), shards_at_once=at_once)
     except OutOfMemory as error:
         raise DoesNotFit(error.message, hint=error.hint) from error
     if memory.holds(plan):
         return plan
+    alone = evolve(plan, shards_at_once=1)
+    if memory.holds(alone):
+        raise DoesNotFit(
+            f"{at_once} shards at a time need about {at_once * plan.ram_bytes / 1e9:.2f} GB of memory, and there "
+            f"are {memory.ram_bytes / 1e9:.2f} GB",
+            hint=f"ask for {max(1, memory.ram_bytes // plan.ram_bytes)} at most",
+        )
     needed, there, what = plan.ram_bytes, memory.ram_bytes, "memory"
     if needed <= there:
         needed, there, what = plan.vram_bytes, memory.vram_bytes or 0, "GPU memory"

@@ -10,9 +10,10 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from cryomamba_core.companions import Companion, companion_artifacts
 from cryomamba_core.errors import StorageFull, UnknownModel
 from cryomamba_core.geometry import VoxelGrid
-from cryomamba_core.interfaces import ModelRunner
+from cryomamba_core.interfaces import Executor, ModelRunner, Resources
 from cryomamba_core.jobs import JobConfig
 from cryomamba_core.labels import label_dtype
 from cryomamba_core.models import ModelInfo
@@ -20,6 +21,7 @@ from cryomamba_core.plans import RunPlan
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.wire import from_plain, to_plain
 from cryomamba_server.engine.fitting import Memory, plan_run
+from cryomamba_server.engine.queue import helpful_slots
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,36 @@ class Accepted:
     disk_bytes: int
 
 
-def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: str, memory: Memory) -> Accepted:
+@frozen(kw_only=True)
+class Room:
+    """Where jobs run.
+
+    Attributes
+    ----------
+    executor
+        What runs them.
+    slots
+        Its slots.
+    threads
+        CPU threads of a worker; 0 for as many as there are physical cores.
+    """
+
+    executor: Executor
+    slots: Sequence[str]
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """Where the next job would run."""
+        return self.slots[0] if self.slots else "cpu"
+
+    def shards_at_once(self, shards: int) -> int:
+        """How many of a job's shards would run at the same time; raises as `Executor.places`."""
+        slots = (self.device, *helpful_slots(self.device, self.slots[1:], shards=shards))
+        return len(self.executor.places(Resources(device=self.device, threads=self.threads), slots, shards))
+
+
+def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Room, memory: Memory) -> Accepted:
     """Make a request definite, or raise what is wrong with it. Blocks.
 
     Parameters
@@ -74,7 +105,7 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: s
         The request.
     source
         Where the tomogram is.
-    device
+    room
         Where the job would run.
     memory
         How much there is.
@@ -82,10 +113,20 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: s
     runner, model = find_model(host, runner=config.runner, model=config.model)
     params: Any = from_plain(config.params, runner.params_type)
     artifacts = _artifacts(host, config.artifacts)
+    companions = tuple(runner.companions(model, params))
+    beside = companion_artifacts(companions, [host.exporter_for(name) for name in artifacts])
     reader = host.reader_for(source.path)
     with reader.open(source.path, voxel_size=config.voxel_size) as volume:
         grid = volume.grid
-    plan = plan_run(runner, model, grid, params, device=device, memory=memory)
+    shards = at_once = 1
+    if config.shards > 1:
+        shards = len(runner.shard_bounds(model, grid, params, room.device, config.shards)) - 1
+        at_once = room.shards_at_once(shards)
+    plan = plan_run(runner, model, grid, params, device=room.device, memory=memory, at_once=at_once)
+    plan = evolve(plan, shards=shards)
+    if shards < config.shards:
+        told = f"{config.shards} shards were asked for, and the volume can be cut into {shards}"
+        plan = evolve(plan, notes=(*plan.notes, told))
     return Accepted(
         config=evolve(
             config,
@@ -94,11 +135,13 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, device: s
             params=to_plain(params),
             artifacts=artifacts,
             label=config.label or source.name,
+            shards=shards,
         ),
         source_name=source.name,
         grid=grid,
         plan=plan,
-        disk_bytes=_disk_bytes(host, grid, model, artifacts),
+        disk_bytes=_disk_bytes(host, grid, model, artifacts)
+        + _disk_bytes_beside(grid, companions, [companion for companion, *_ in beside]),
     )
 
 
@@ -171,3 +214,9 @@ def _disk_bytes(host: PluginHost, grid: VoxelGrid, model: ModelInfo, artifacts: 
         compressed = exporter.suffix.endswith((".gz", ".nrrd"))
         needed += 2 * (labels // 8 if compressed else labels)
     return needed
+
+
+def _disk_bytes_beside(grid: VoxelGrid, companions: Sequence[Companion], written: Sequence[Companion]) -> int:
+    """Companions whole, a byte a voxel, and each file of one twice, at up to two bytes for each voxel of its own."""
+    files = sum(grid.coarsen(companion.binning).voxels for companion in written)
+    return grid.voxels * len(companions) + 2 * 2 * files

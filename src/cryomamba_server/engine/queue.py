@@ -56,6 +56,16 @@ def fair_order(queued: Iterable[Waiting], served: Mapping[str, int]) -> list[Wai
     return order
 
 
+def helpful_slots(device: str, free: Iterable[str], *, shards: int) -> list[str]:
+    """Those of the free slots that help a job of so many shards on `device`: further devices of its kind.
+
+    Shards on the CPU divide its cores within one slot.
+    """
+    kind = device.partition(":")[0]
+    alike = [other for other in free if other.partition(":")[0] == kind and kind != "cpu"]
+    return alike[: shards - 1]
+
+
 def read_queue(connection: sa.Connection) -> tuple[list[Waiting], dict[str, int]]:
     """The waiting jobs and the owners' last turns, as `fair_order` takes them."""
     query = sa.select(jobs.c.id, jobs.c.owner, jobs.c.queue_order).where(jobs.c.state == JobState.QUEUED.value)

@@ -18,6 +18,9 @@ from cryomamba_core.interfaces import WorkerHandle
 from cryomamba_core.jobs import JobConfig, JobProgress, JobRecord, JobState
 from cryomamba_core.wire import dump_json, from_plain, load_json
 
+#: Between the slots of a job: names of devices have none.
+SEPARATOR = ","
+
 
 @frozen(kw_only=True)
 class Work:
@@ -31,8 +34,8 @@ class Work:
         Grid of the source, as it was when the job was accepted.
     source_name
         The source's file name as its owner knows it.
-    device
-        The slot that the job has; empty for a job that is not active.
+    devices
+        The slots that the job has, one unless shards run on several; none for a job that is not active.
     handle
         The worker; None before it is started and recorded.
     worker_seq
@@ -48,12 +51,17 @@ class Work:
     record: JobRecord
     grid: VoxelGrid
     source_name: str
-    device: str
+    devices: tuple[str, ...]
     handle: WorkerHandle | None
     worker_seq: int
     last_seq: int
     attempts_before: int
     cancel_requested: bool
+
+    @property
+    def device(self) -> str:
+        """Where the worker runs."""
+        return self.devices[0] if self.devices else ""
 
     @property
     def id(self) -> str:
@@ -121,7 +129,7 @@ def work(row: sa.RowMapping) -> Work:
         record=job_record(row),
         grid=load_json(row["grid"], VoxelGrid),
         source_name=row["source_name"],
-        device=row["device"] or "",
+        devices=tuple(row["device"].split(SEPARATOR)) if row["device"] else (),
         handle=handle,
         worker_seq=row["worker_seq"],
         last_seq=row["last_seq"],

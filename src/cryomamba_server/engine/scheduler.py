@@ -100,7 +100,7 @@ class Scheduler:
             async with trio.open_nursery() as recovering:
                 for work in await self._ledger.persist(self._ledger.store.active):
                     log.info("job %s is taken over from an engine that has left", work.id)
-                    self._busy[work.device] += 1
+                    self._busy.update(work.devices)
                     recovering.start_soon(nursery.start, self._recover, work)
             task_status.started()
             nursery.start_soon(clear_left, self._ledger, self._jobs_dir)
@@ -114,33 +114,33 @@ class Scheduler:
 
     async def _fill(self, nursery: trio.Nursery) -> None:
         """Start queued jobs in free slots."""
-        for device in (Counter(self._slots) - self._busy).elements():
+        while free := list((Counter(self._slots) - self._busy).elements()):
             if not await self._ledger.call(self._ledger.store.queued):
                 return
-            work = await self._ledger.call(self._ledger.store.claim, device)
+            work = await self._ledger.call(self._ledger.store.claim, free[0], further=free[1:])
             if work is None:
                 return
-            self._busy[device] += 1
+            self._busy.update(work.devices)
             nursery.start_soon(self._run, work)
             self._ledger.changed(work.record)
 
     async def _run(self, work: Work) -> None:
         JOB_ID.set(work.id)
-        with self._slot(work.device):
+        with self._slots_of(work):
             if not await self._supervise(work).run():
                 await trio.sleep(REST_SECONDS)
 
     async def _recover(self, work: Work, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         JOB_ID.set(work.id)
-        with self._slot(work.device):
+        with self._slots_of(work):
             if not await self._supervise(work).recover(task_status):
                 await trio.sleep(REST_SECONDS)
 
     @contextmanager
-    def _slot(self, device: str) -> Iterator[None]:
-        """Give back a slot that was taken, at the end of the block."""
+    def _slots_of(self, work: Work) -> Iterator[None]:
+        """Give back the slots that a job has taken, at the end of the block."""
         try:
             yield
         finally:
-            self._busy[device] -= 1
+            self._busy.subtract(work.devices)
             self._ledger.wakeups.notify(QUEUE)

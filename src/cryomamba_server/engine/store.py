@@ -30,7 +30,7 @@ from cryomamba_core.jobs import JobRecord, JobState, check_transition
 from cryomamba_core.wire import dump_json
 from cryomamba_server.engine import records, removals
 from cryomamba_server.engine.database import Database
-from cryomamba_server.engine.queue import Waiting, fair_order, read_queue
+from cryomamba_server.engine.queue import Waiting, fair_order, helpful_slots, read_queue
 from cryomamba_server.engine.records import StoredFile, Work
 from cryomamba_server.engine.removals import Removal
 from cryomamba_server.engine.schema import events, files, jobs
@@ -211,14 +211,18 @@ class JobStore:
             rows = connection.execute(sa.select(jobs).where(jobs.c.state.in_(ACTIVE))).mappings().all()
             return [records.work(row) for row in rows]
 
-    def claim(self, device: str) -> Work | None:
-        """Give the next queued job the slot `device`: it is running then, with a new attempt."""
+    def claim(self, device: str, *, further: Sequence[str] = ()) -> Work | None:
+        """Give the next queued job the slot `device`: it is running then, with a new attempt.
+
+        One of several shards also gets those of `further`, free slots, that are of use to it.
+        """
         with self._writing() as connection:
             waiting, served = read_queue(connection)
             order = fair_order(waiting, served)
             if not order:
                 return None
             row = self._row(connection, order[0].job_id)
+            slots = (device, *helpful_slots(device, further, shards=records.work(row).record.config.shards))
             attempt, at = row["attempt"] + 1, records.now()
             row = self._move(
                 connection,
@@ -227,7 +231,7 @@ class JobStore:
                 StateChanged(seq=0, at=at, state=JobState.RUNNING, attempt=attempt),
                 attempt=attempt,
                 served=max(served.values(), default=0) + 1,
-                device=device,
+                device=records.SEPARATOR.join(slots),
                 executor=None,
                 token=None,
                 worker_seq=0,

@@ -229,6 +229,8 @@ class Supervision:
             source_name=self._work.source_name,
             grid=self._work.grid,
             device=self._work.device,
+            devices=self._work.devices,
+            executor=self._executor.name,
             threads=self._settings.threads,
             attempt=self._work.record.attempt,
         )

@@ -28,6 +28,7 @@ from cryomamba_core.jobs import (
     MAX_MODEL,
     MAX_PARAMS,
     MAX_RUNNER,
+    MAX_SHARDS,
     JobConfig,
     JobProgress,
     Source,
@@ -55,6 +56,7 @@ LIMITS: dict[tuple[type, str], Schema] = {
     (JobConfig, "model"): {"maxLength": MAX_MODEL},
     (JobConfig, "params"): {"description": f"Parameters of the runner; at most {MAX_PARAMS} bytes as JSON."},
     (JobConfig, "runner"): {"maxLength": MAX_RUNNER},
+    (JobConfig, "shards"): {"minimum": 1, "maximum": MAX_SHARDS},
     (JobConfig, "voxel_size"): {"items": {"type": "number", "exclusiveMinimum": 0}},
     (JobProgress, "fraction"): {"minimum": 0, "maximum": 1},
     (PartReceipt, "index"): {"minimum": 0},
@@ -195,6 +197,7 @@ class Schemas:
             **grid,
             "encoding": {"const": ENCODING, "description": "How the payload is packed."},
             "payload": {**preview["payload"], "description": payload},
+            "companions": preview["companions"],
         }
         description = f"{_markdown(summary(PreviewReady))} Shape, voxel size and origin are those of the preview."
         return {"type": "object", "description": description, "properties": properties, "required": list(properties)}

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import struct
+import zlib
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import numpy as np
 import pytest
 import trio
+from attrs import evolve
 from scripted import answer, good, scripted
 
 from cryomamba_backends.http_transport import messages, transport
@@ -15,7 +18,7 @@ from cryomamba_core.errors import BrokenProtocol, CryoMambaError, InvalidParamet
 from cryomamba_core.events import Completed, PreviewReady
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.jobs import JobConfig, JobRecord, JobState, Source
-from cryomamba_core.previews import Preview
+from cryomamba_core.previews import Preview, PreviewCompanion
 from cryomamba_core.protocol.jobs import JobView
 from cryomamba_core.protocol.live import event_to_frame, event_to_json
 from cryomamba_core.wire import to_plain
@@ -52,14 +55,18 @@ def events(*messages):
     return answer(200, b"".join(b"data: " + each + b"\n\n" for each in messages), Content_Type="text/event-stream")
 
 
-def preview_event(shape=(2, 2, 2), **changed):
+GRID = VoxelGrid(shape=(2, 2, 2), voxel_size=(20, 20, 20))
+
+
+def preview_event(shape=(2, 2, 2), companions=(), **changed):
     preview = Preview.pack(
         np.zeros((2, 2, 2), np.uint8),
         sequence=1,
         factor=2,
-        grid=VoxelGrid(shape=(2, 2, 2), voxel_size=(20, 20, 20)),
+        grid=GRID,
         covered=Region.of_shape((4, 4, 4)),
         provisional=True,
+        companions=tuple(companions),
     )
     plain = json.loads(event_to_json(PreviewReady(seq=1, at=now(), preview=preview)))
     return json.dumps({**plain, "shape": list(shape), **changed})
@@ -248,6 +255,11 @@ async def test_content_that_is_not_what_the_job_made_is_not_kept(session_with, t
     assert files_in(folder) == {}
 
 
+def companion(shape=(2, 2, 2), values=range(8), factor=2):
+    payload = zlib.compress(bytes(values))
+    return PreviewCompanion(name="doubt", factor=factor, grid=evolve(GRID, shape=shape), payload=payload)
+
+
 BOMBS = [
     {"shape": (1 << 20, 1 << 20, 1 << 20)},
     {"shape": (1024, 1024, 513)},
@@ -258,6 +270,8 @@ BOMBS = [
     {"dtype": "(100000000,)u1"},
     {"factor": 0},
     {"factor": -1},
+    {"companions": [companion((1 << 20, 1 << 20, 1 << 20))]},
+    {"companions": [companion(factor=0)]},
 ]
 
 
@@ -278,6 +292,26 @@ def test_a_preview_of_any_size_that_can_be_is_heard(monkeypatch, protected):
     event = messages.heard(preview_event())
     assert messages.heard(event_to_frame(event)) == event
     assert event.preview.labels().shape == (2, 2, 2)
+
+
+def test_companions_of_a_preview_are_heard_in_both_kinds_of_messages():
+    pair = [companion(), companion(values=[7] * 8)]
+    event = messages.heard(preview_event(companions=pair))
+    assert event.preview.companions == tuple(pair)
+    assert event.preview.companions[0].values().ravel().tolist() == list(range(8))
+    assert messages.heard(event_to_frame(event)) == event
+
+
+@pytest.mark.parametrize("sizes", [[1000], [-1], ["1"], [None]])
+def test_companions_that_do_not_fit_their_frame_are_a_broken_protocol(sizes):
+    frame = event_to_frame(messages.heard(preview_event(companions=[companion()])))
+    (length,) = struct.unpack_from("<I", frame)
+    header = json.loads(frame[4 : 4 + length])
+    for entry, size in zip(header["companions"], sizes, strict=True):
+        entry["size"] = size
+    changed = json.dumps(header).encode()
+    with pytest.raises(BrokenProtocol):
+        messages.heard(struct.pack("<I", len(changed)) + changed + frame[4 + length :])
 
 
 @pytest.mark.parametrize("message", ["[" * 100_000, b"\xff\xff\xff\x7f", b"", "{}", '{"type": "preview"}', "7"])

@@ -35,6 +35,7 @@ class Answer:
     """What a run gave."""
 
     labels: np.ndarray
+    companions: dict[str, np.ndarray]
     blocks: list[Region]
     context: RecordingContext
 
@@ -62,15 +63,19 @@ def answer_of() -> Callable[..., Answer]:
         chosen = NNUNetParams(**{"mode": "exact", "coarse": "off", **params})
         labels = np.full(array.shape, 255, np.uint8)
         times = np.zeros(array.shape, np.uint8)
+        named = runner.companions(model, chosen)
+        companions = {companion.name: np.full(array.shape, 77, np.uint8) for companion in named}
         blocks = []
         for block in runner.segment(volume, chosen, context):
             assert not block.provisional
             labels[block.region.slices] = block.labels
             times[block.region.slices] += 1
+            for name, values in companions.items():
+                values[block.region.slices] = block.companions[name]
             blocks.append(block.region)
         axis = runner.sweep_axis(model, volume.grid, chosen, "cpu")
         assert (np.moveaxis(times, axis, 0)[final_rows:] == 1).all()
-        return Answer(labels, blocks, context)
+        return Answer(labels, companions, blocks, context)
 
     return run
 
@@ -79,7 +84,8 @@ def answer_of() -> Callable[..., Answer]:
 def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
     """Labels of stock nnU-Net for an array, from a trained-model folder.
 
-    ``spacing`` is (z, y, x) in the plans' unit; ``previous`` are the labels that a cascade goes on from.
+    ``spacing`` is (z, y, x) in the plans' unit; ``previous`` are the labels that a cascade goes on from. Given
+    ``probabilities``, a function of scores (heads, z, y, x), what it makes of stock's is returned instead of labels.
     """
     pytest.importorskip("nnunetv2", reason="stock nnU-Net is the judge")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -97,6 +103,7 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
         folds: tuple[int | str, ...] = (0,),
         spacing: Sequence[float] | None = None,
         previous: np.ndarray | None = None,
+        probabilities: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> np.ndarray:
         torch.set_num_threads(THREADS)
         spacing = list(spacing or _spacing_of(folder))
@@ -111,7 +118,12 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
             )
             predictor.initialize_from_trained_model_folder(str(folder), use_folds=folds)
             before = None if previous is None else previous[None].astype(np.float32)  # as nnU-Net reads it from files
-            return np.asarray(predictor.predict_single_npy_array(array[None], {"spacing": spacing}, before))
+            given = (array[None], {"spacing": spacing}, before)
+            if probabilities is None:
+                return np.asarray(predictor.predict_single_npy_array(*given))
+            predictor.label_manager.inference_nonlin = lambda scores: torch.from_numpy(probabilities(scores.numpy()))
+            _, made = predictor.predict_single_npy_array(*given, save_or_return_probabilities=True)
+            return np.asarray(made)
 
     return predict
 

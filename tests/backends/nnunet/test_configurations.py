@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.runner import BUNDLED
 from cryomamba_core.errors import UnsupportedModel, UnusableModel
 from cryomamba_core.geometry import VoxelGrid
+from cryomamba_core.testing.contexts import RecordingContext
+from cryomamba_core.testing.volumes import ArrayVolume
 
 torch = pytest.importorskip("torch", reason="nnU-Net models need PyTorch")
 
@@ -225,6 +229,19 @@ def test_a_cascade_is_resumed_with_the_same_bytes(runner, cascade, answer_of, no
         np.testing.assert_array_equal(resumed.labels[row:], whole.labels[row:])
 
 
+def test_a_cascade_has_the_same_bytes_in_shards(runner, cascade, answer_of, noise):
+    model = runner.install(cascade()[1], name="cascade")
+    array, size = np.pad(noise((40, 30, 26)), ((2, 3), (0, 0), (1, 0))), (10.0, 10.0, 10.0)
+    whole = answer_of(runner, model, array, mirroring=False, mode="exact", voxel_size=size)
+    volume, params = ArrayVolume(array, voxel_size=size), NNUNetParams(mirroring=False, mode="exact")
+    bounds = runner.shard_bounds(model, volume.grid, params, "cpu", 3)
+    for first, stop in pairwise(bounds):
+        context = RecordingContext(model, volume, shard=(first, stop))
+        blocks = list(runner.segment(volume, params, context))
+        np.testing.assert_array_equal(np.concatenate([block.labels for block in blocks]), whole.labels[first:stop])
+        assert context.reports[-1][0] == context.reports[-1][1]
+
+
 def test_a_cascade_in_fast_mode_is_much_like_that_of_exact_mode(runner, cascade, answer_of, noise):
     model = runner.install(cascade()[1], name="cascade")
     array, size = noise((26, 30, 40)), (10.0, 10.0, 10.0)
@@ -242,6 +259,9 @@ def test_a_plan_counts_both_stages_of_a_cascade(runner, cascade):
     plans = [runner.plan(runner.install(folder, name=folder.name), grid, params, "cpu") for folder in (first, second)]
     assert plans[1].tiles == plans[0].tiles + 6 * 5 * 12
     assert plans[1].ram_bytes > plans[0].ram_bytes
+    asked = evolve(params, coarse="on")
+    notes = [runner.plan(runner.model(folder.name), grid, asked, "cpu").notes for folder in (first, second)]
+    assert ["coarse=on was not heeded" in "".join(said) for said in notes] == [False, True]
 
 
 def test_a_cascade_without_its_first_stage_is_refused(runner, cascade):

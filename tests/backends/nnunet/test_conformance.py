@@ -21,6 +21,7 @@ class TestNNUNetRunner(RunnerConformance):
 
     model_name = "small-tiles"
     params_given: ClassVar = {"mirroring": False}
+    companions_asked: ClassVar = {"uncertainty": "entropy"}
     shape = (36, 14, 19)
 
     def make_runner(self, data_dir: Path) -> NNUNetRunner:

@@ -10,6 +10,7 @@ import httpx
 import mrcfile
 import numpy as np
 import pytest
+import strangers
 from servers import ServerProcess
 
 from cryomamba_backends.http_transport.downloading import Download
@@ -39,6 +40,14 @@ def test_a_tomogram_goes_to_the_server_and_comes_back_as_masks(cryomamba, server
     assert re.search(r"^a\.mrc: queued as job", answer.err, re.MULTILINE)
     assert "OUT/a.mask.mrc" in answer.out
     assert not data_dir.exists(), "the client needs no data directory"
+
+
+def test_a_companion_comes_back_with_the_masks(cryomamba, server, tomogram, tmp_path):
+    words = ["--server", server.url, "--runner", "steps", "--param", "doubt=1", "--artifact", "mask.mrc"]
+    answer = cryomamba("segment", tomogram(), *words, "--out", "OUT")
+    assert answer.code == 0, answer.err
+    with mrcfile.open(tmp_path / "OUT" / "a.doubt.mrc") as doubt, mrcfile.open(tmp_path / "a.mrc") as source:
+        np.testing.assert_array_equal(doubt.data, strangers.doubts(source.data))
 
 
 def test_the_server_may_be_named_behind_every_command(cryomamba, server, tomogram, tmp_path):

@@ -42,6 +42,35 @@ def test_only_named_artifacts_are_written_by_artifact_or_exporter(cryomamba, tom
     assert "foreground" in answer.out
 
 
+def test_companions_come_in_the_formats_of_the_masks_that_are_named(cryomamba, tomogram, tmp_path):
+    words = ["--runner", "steps", "--param", "doubt=2", "--out", "OUT"]
+    path = tomogram()
+    answer = cryomamba("segment", path, *words, "--artifact", "mask.mrc", "--artifact", "npy")
+    assert answer.code == 0, answer.err
+    assert names_in(tmp_path / "OUT") == ["a.doubt.mrc", "a.doubt.npy", "a.mask.mrc", "a.mask.npy"]
+    refused = cryomamba("segment", path, *words, "--artifact", "stats.json")
+    assert refused.code == 3
+    assert "can hold the doubt: stats.json" in refused.err
+    assert "ask for a mask too" in refused.err
+
+
+def test_shards_write_the_same_files_as_one_worker(cryomamba, tomogram, tmp_path):
+    path, masks, doubts = tomogram(), [], []
+    for shards in (1, 3):
+        out = tmp_path / f"OUT{shards}"
+        words = ["--param", "doubt=2", "--param", "axis=1", "--artifact", "npy", "--artifact", "manifest"]
+        answer = cryomamba("segment", path, "--runner", "steps", "--shards", shards, *words, "--out", out)
+        assert answer.code == 0, answer.err
+        masks.append(np.load(out / "a.mask.npy"))
+        doubts.append(np.load(out / "a.doubt.npy"))
+        assert json.loads((out / "a.manifest.json").read_text())["shards"] == shards
+        assert re.search(r"^a\.mrc: preview \d+: 100 % of the volume$", answer.err, re.MULTILINE)
+    np.testing.assert_array_equal(*masks)
+    np.testing.assert_array_equal(*doubts)
+    assert masks[0].any()
+    assert doubts[0].any()
+
+
 def test_the_manifest_alone_can_be_asked_for(cryomamba, tomogram, tmp_path):
     words = ["--runner", "threshold", "--out", "OUT", "--artifact", "manifest.json"]
     assert cryomamba("segment", tomogram(), *words).code == 0
@@ -158,6 +187,9 @@ def test_a_plan_is_said_and_nothing_is_done(cryomamba, tomogram, tmp_path):
     assert "tiles" in answer.out
     plan = cryomamba("segment", path, "--runner", "threshold", "--plan", "--json").json["plans"][0]
     assert plan["plan"]["run"]["ram_bytes"] > 0
+    shared = cryomamba("segment", path, "--runner", "threshold", "--plan", "--json", "--shards", "2").json["plans"][0]
+    assert shared["plan"]["run"]["shards"] == 2
+    assert shared["plan"]["run"]["ram_bytes"] == plan["plan"]["run"]["ram_bytes"]
     assert not (tmp_path / "OUT").exists()
     assert cryomamba("jobs", "list", "--json").json == {"jobs": []}
 

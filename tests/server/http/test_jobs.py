@@ -196,6 +196,16 @@ async def test_a_plan_tells_what_a_job_would_cost_and_starts_nothing(tmp_path, t
         assert len((await ada.get("/v1/jobs")).json()["jobs"]) == 2
 
 
+async def test_shards_are_asked_for_in_the_body_and_refused_with_a_reason(tmp_path, tomogram):
+    async with opened(tmp_path) as server, client(server) as ada:
+        for address in ("/v1/jobs/plan", "/v1/jobs"):
+            whole = await ada.post(address, json=body(tomogram) | {"shards": 2}, headers={"Idempotency-Key": "two"})
+            assert whole.json()["error"]["code"] == "plugin/no-shards"  # this server's executor runs whole jobs
+            assert whole.json()["error"]["hint"]
+            none = await ada.post(address, json=body(tomogram) | {"shards": 0}, headers={"Idempotency-Key": "none"})
+            assert (none.status_code, none.json()["error"]["code"]) == (422, "input/invalid-parameter")
+
+
 async def test_a_plan_expects_what_such_jobs_have_taken_before(tmp_path, tomogram):
     async with opened(tmp_path) as server, client(server) as ada:
         before = await submit(ada, tomogram)

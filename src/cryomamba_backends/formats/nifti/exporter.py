@@ -1,4 +1,4 @@
-"""Labels → ``mask.nii.gz``."""
+"""Labels and their companions → ``.nii.gz`` files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 from numpy.typing import NDArray
 
 from cryomamba_backends.formats.placement import matrix_of, output_frame
 from cryomamba_backends.formats.slabs import stored_slabs
 from cryomamba_core.artifacts import RunInfo
+from cryomamba_core.companions import DTYPE, Companion
 from cryomamba_core.geometry import Index3, VoxelGrid, to_index
 from cryomamba_core.interfaces import Exporter
 from cryomamba_core.label_file import LabelArray
@@ -23,8 +25,8 @@ COMPRESSION = 1
 #: NIfTI-1 counts voxels by signed 16-bit numbers.
 LONGEST_IN_NIFTI_1 = 32767
 
-#: NIFTI_INTENT_LABEL, NIFTI_XFORM_SCANNER_ANAT, NIFTI_UNITS_MM.
-_LABEL, _SCANNER, _MM = 1002, 1, 2
+#: NIFTI_INTENT_NONE, NIFTI_INTENT_LABEL, NIFTI_XFORM_SCANNER_ANAT, NIFTI_UNITS_MM.
+_ANYTHING, _LABEL, _SCANNER, _MM = 0, 1002, 1, 2
 
 
 class NiftiExporter(Exporter):
@@ -40,27 +42,60 @@ class NiftiExporter(Exporter):
     artifact = "mask.nii.gz"
     suffix = ".nii.gz"
     media_type = "application/gzip"
+    writes_companions = True
 
     def __init__(self, *, angstrom_as_mm: bool = False) -> None:
         self._angstrom_as_mm = angstrom_as_mm
 
     def write(self, labels: LabelArray, grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
         """Write the file, compressed slab by slab."""
+        names = ", ".join(f"{label.value} {label.name}" for label in info.model.labels)
+        contents = _Contents(
+            dtype=label_dtype(info.model.highest_label),
+            intent=_LABEL,
+            highest=info.model.highest_label,
+            description=f"CryoMamba: {names}",
+        )
+        note = self._write(path, labels, grid, contents, info)
+        return (f"{self.artifact}: {note}",)
+
+    def write_companion(
+        self, values: LabelArray, grid: VoxelGrid, companion: Companion, info: RunInfo, path: Path
+    ) -> tuple[str, ...]:
+        """Write the file, compressed slab by slab."""
+        contents = _Contents(
+            dtype=DTYPE, intent=_ANYTHING, highest=255, description=f"CryoMamba {companion.name}: {companion.meaning}"
+        )
+        note = self._write(path, values, grid, contents, info)
+        return (f"{self.companion_artifact(companion)}: {note}",)
+
+    def _write(self, path: Path, values: LabelArray, grid: VoxelGrid, contents: _Contents, info: RunInfo) -> str:
+        """Write the file, and return a note on its lengths."""
         frame, axes, note = output_frame(grid, info.source.metadata, angstrom_as_mm=self._angstrom_as_mm)
-        dtype = label_dtype(info.model.highest_label).newbyteorder("<")
-        shape = to_index(labels.shape[axis] for axis in reversed(axes))
-        header = _header(shape, dtype, matrix_of(grid, frame, axes), info)
+        dtype = contents.dtype.newbyteorder("<")
+        shape = to_index(values.shape[axis] for axis in reversed(axes))
+        header = _header(shape, matrix_of(grid, frame, axes), contents)
         with (
             path.open("xb") as stream,
             gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=stream, mtime=0) as packed,
         ):
             packed.write(header)
-            for slab in stored_slabs(labels, axes):
+            for slab in stored_slabs(values, axes):
                 packed.write(slab.astype(dtype, copy=False).data)
-        return (f"{self.artifact}: {note}",)
+        return note
 
 
-def _header(shape: Index3, dtype: np.dtype[Any], matrix: NDArray[np.float64], info: RunInfo) -> bytes:
+@frozen(kw_only=True)
+class _Contents:
+    """What a header says of the voxels: their type, NIfTI's code for their kind, the largest of them, and words."""
+
+    dtype: np.dtype[Any]
+    intent: int
+    highest: int
+    description: str
+
+
+def _header(shape: Index3, matrix: NDArray[np.float64], contents: _Contents) -> bytes:
     """The header with its empty extension flag; `shape` has the fastest axis first."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -68,17 +103,16 @@ def _header(shape: Index3, dtype: np.dtype[Any], matrix: NDArray[np.float64], in
     short = max(shape) <= LONGEST_IN_NIFTI_1
     kind: Any = Nifti1Header if short else Nifti2Header  # neither has types
     header = kind(endianness="<")
-    header.set_data_dtype(dtype)
+    header.set_data_dtype(contents.dtype.newbyteorder("<"))
     header.set_data_shape(shape)
     header.set_zooms(np.abs(matrix[:3, :3]).max(axis=0))
     header.set_qform(matrix, code=_SCANNER)
     header.set_sform(matrix, code=_SCANNER)
     header["xyzt_units"] = _MM
-    header["intent_code"] = _LABEL
+    header["intent_code"] = contents.intent
     header["scl_slope"], header["scl_inter"] = 1, 0
-    header["cal_max"] = info.model.highest_label
+    header["cal_max"] = contents.highest
     header["vox_offset"] = header.sizeof_hdr + 4
     header["magic"] = b"n+1" if short else b"n+2\0\r\n\x1a\n"
-    names = ", ".join(f"{label.value} {label.name}" for label in info.model.labels)
-    header["descrip"] = f"CryoMamba: {names}".encode("ascii", "replace")[:79]
+    header["descrip"] = contents.description.encode("ascii", "replace")[:79]
     return bytes(header.binaryblock) + bytes(4)

@@ -1,18 +1,19 @@
-"""Labels → ``mask.nrrd``."""
+"""Labels and their companions → NRRD files."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomamba_backends.formats.placement import matrix_of, output_frame
+from cryomamba_backends.formats.placement import Frame, matrix_of, output_frame
 from cryomamba_backends.formats.slabs import stored_slabs
 from cryomamba_core.artifacts import RunInfo
+from cryomamba_core.companions import DTYPE, Companion
 from cryomamba_core.geometry import Index3, VoxelGrid, to_index
 from cryomamba_core.interfaces import Exporter
 from cryomamba_core.label_file import LabelArray
@@ -35,31 +36,47 @@ class NrrdExporter(Exporter):
     artifact = "mask.nrrd"
     suffix = ".nrrd"
     media_type = "application/x-nrrd"
+    writes_companions = True
 
     def __init__(self, *, angstrom_as_mm: bool = False) -> None:
         self._angstrom_as_mm = angstrom_as_mm
 
     def write(self, labels: LabelArray, grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
         """Write the file, compressed slab by slab."""
-        frame, axes, note = output_frame(grid, info.source.metadata, angstrom_as_mm=self._angstrom_as_mm)
-        dtype = label_dtype(info.model.highest_label).newbyteorder("<")
+        dtype = label_dtype(info.model.highest_label)
+        frame, axes, note = self._frame(grid, info)
         shape = to_index(labels.shape[axis] for axis in reversed(axes))
-        lines = (
-            *_geometry(shape, dtype, matrix_of(grid, frame, axes)),
-            *_segments(info.model.labels, shape),
-        )
-        with path.open("xb") as stream:
-            stream.write(("\n".join(lines) + "\n\n").encode())
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=stream, mtime=0) as packed:
-                for slab in stored_slabs(labels, axes):
-                    packed.write(slab.astype(dtype, copy=False).data)
+        geometry = _geometry("mask", shape, dtype, matrix_of(grid, frame, axes))
+        _write(path, labels, axes, dtype, (*geometry, *_segments(info.model.labels, shape)))
         return (f"{self.artifact}: {note}",)
 
+    def write_companion(
+        self, values: LabelArray, grid: VoxelGrid, companion: Companion, info: RunInfo, path: Path
+    ) -> tuple[str, ...]:
+        """Write the file, compressed slab by slab, with a key ``meaning``."""
+        frame, axes, note = self._frame(grid, info)
+        shape = to_index(values.shape[axis] for axis in reversed(axes))
+        geometry = _geometry(companion.name, shape, DTYPE, matrix_of(grid, frame, axes))
+        _write(path, values, axes, DTYPE, (*geometry, f"meaning:={' '.join(companion.meaning.split())}"))
+        return (f"{self.companion_artifact(companion)}: {note}",)
 
-def _geometry(shape: Index3, dtype: np.dtype[Any], matrix: NDArray[np.float64]) -> Iterator[str]:
+    def _frame(self, grid: VoxelGrid, info: RunInfo) -> tuple[Frame, Index3, str]:
+        return output_frame(grid, info.source.metadata, angstrom_as_mm=self._angstrom_as_mm)
+
+
+def _write(path: Path, values: LabelArray, axes: Index3, dtype: np.dtype[Any], lines: Iterable[str]) -> None:
+    """Write the lines of a header, and voxels in the order of `axes`, slowest first."""
+    with path.open("xb") as stream:
+        stream.write(("\n".join(lines) + "\n\n").encode())
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=stream, mtime=0) as packed:
+            for slab in stored_slabs(values, axes):
+                packed.write(slab.astype(dtype.newbyteorder("<"), copy=False).data)
+
+
+def _geometry(content: str, shape: Index3, dtype: np.dtype[Any], matrix: NDArray[np.float64]) -> Iterator[str]:
     """Fields of the header; `shape` has the fastest axis first."""
     yield "NRRD0005"
-    yield "# CryoMamba mask"
+    yield f"# CryoMamba {content}"
     yield f"type: {dtype.name}"
     yield "dimension: 3"
     yield "space: right-anterior-superior"
