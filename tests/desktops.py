@@ -134,15 +134,25 @@ class Desktop:
         QTest.mouseClick(slider, Qt.MouseButton.LeftButton, pos=spot)
 
     def turn(self, steps=2):
-        """Turn the volume in 3D by the mouse, and draw it at each step."""
+        """Turn the volume in 3D by the mouse, and draw it at each step.
+
+        The mouse goes on until the volume has turned: at the first draw of a canvas that has another size than
+        before, napari puts the camera back to where it was.
+        """
         canvas, camera = self._canvas, self.viewer.scene.camera
-        middle, left = canvas.rect().center(), Qt.MouseButton.LeftButton
-        QTest.mousePress(canvas, left, pos=middle)
-        QTest.mouseMove(canvas, middle + QPoint(1, 1))  # the first movement turns nothing
-        for step in range(1, steps + 1):
-            before, spot = camera.angles, middle + step * QPoint(20, 10)
-            QTest.mouseMove(canvas, spot)
-            self.pump(lambda before=before: camera.angles != before)
+        spot, left = canvas.rect().center(), Qt.MouseButton.LeftButton
+        QTest.mousePress(canvas, left, pos=spot)
+        for _ in range(steps):
+            before = camera.angles
+
+            def turned(before=before):
+                nonlocal spot
+                if camera.angles == before:
+                    spot += QPoint(2, 1)
+                    QTest.mouseMove(canvas, spot)
+                return camera.angles != before
+
+            self.pump(turned)
             self.picture()
         QTest.mouseRelease(canvas, left, pos=spot)
 

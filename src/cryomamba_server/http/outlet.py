@@ -28,6 +28,18 @@ COPIED = 256 << 10
 #: What sendfile says of such a file system.
 _NOT_SENDABLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
+#: What it says when the client, or the way to it, is gone.
+_LOST = (
+    errno.ECONNABORTED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+)
+
 
 @frozen(kw_only=True)
 class FilePiece:
@@ -82,6 +94,7 @@ async def pour(piece: FilePiece, stream: trio.SocketStream, *, idle_seconds: flo
             start += sent
             piece.on_sent(sent)
         if start < piece.stop:
+            _require_open(stream.socket)
             with trio.fail_after(idle_seconds):
                 await trio.lowlevel.wait_writable(stream.socket)
 
@@ -92,15 +105,21 @@ async def _sent_at_once(descriptor: int, socket: trio.socket.SocketType, start: 
     A thread does it, with a descriptor of its own for the socket: should another task close the connection, the
     number of the old one might name another client's by then.
     """
-    if socket.fileno() < 0:
-        raise trio.ClosedResourceError("this connection was closed")
+    _require_open(socket)
     own = os.dup(socket.fileno())
     try:
         return await trio.to_thread.run_sync(partial(_send, own, descriptor, start, count))
-    except (ConnectionError, TimeoutError) as error:
-        raise trio.BrokenResourceError(f"the client has left: {error}") from error
+    except OSError as error:
+        if error.errno in _LOST:
+            raise trio.BrokenResourceError(f"the client has left: {error}") from error
+        raise
     finally:
         os.close(own)
+
+
+def _require_open(socket: trio.socket.SocketType) -> None:
+    if socket.fileno() < 0:
+        raise trio.ClosedResourceError("this connection was closed")
 
 
 def _send(socket: int, descriptor: int, start: int, count: int) -> int:

@@ -1,6 +1,8 @@
 """Pieces of files on their way into a real socket: as fast as it is taken, and to nobody else."""
 
+import errno
 import os
+import threading
 
 import pytest
 import trio
@@ -67,9 +69,9 @@ async def test_who_takes_nothing_is_not_waited_for(file, ends):
 async def test_who_takes_a_little_now_and_then_is(file, ends):
     near, far = ends
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: pour(piece_of(file, 0, 400_000), near, idle_seconds=1))
+        nursery.start_soon(lambda: pour(piece_of(file, 0, 400_000), near, idle_seconds=3))
         for _ in range(4):  # longer than `idle_seconds` in all
-            await trio.sleep(0.5)
+            await trio.sleep(1)
             await trio.testing.wait_all_tasks_blocked()
             left = 80_000
             while left:
@@ -101,6 +103,38 @@ async def test_another_task_may_close_the_connection(file, ends):
         await pour(piece_of(file), near, idle_seconds=DEADLINE)
 
 
+async def test_another_task_may_close_the_connection_while_a_thread_sends(file, ends, monkeypatch):
+    near, _ = ends
+    began, closed, send = trio.Event(), threading.Event(), os.sendfile
+
+    def wait_for_the_end(*arguments):
+        trio.from_thread.run_sync(began.set)
+        assert closed.wait(DEADLINE)
+        return send(*arguments)
+
+    monkeypatch.setattr(os, "sendfile", wait_for_the_end)
+    async with trio.open_nursery() as nursery:
+
+        async def cut():
+            await began.wait()
+            await trio.aclose_forcefully(near)
+            closed.set()
+
+        nursery.start_soon(cut)
+        with pytest.raises(trio.ClosedResourceError):
+            await pour(piece_of(file), near, idle_seconds=DEADLINE)
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ENETDOWN])
+async def test_a_way_that_is_gone_is_a_broken_connection(file, ends, monkeypatch, number):
+    def lose(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", lose)
+    with pytest.raises(trio.BrokenResourceError):
+        await pour(piece_of(file), ends[0], idle_seconds=DEADLINE)
+
+
 @pytest.mark.parametrize("sendable", [True, False])
 async def test_a_file_that_ends_too_early_is_damaged(file, ends, monkeypatch, sendable):
     if not sendable:
@@ -114,4 +148,4 @@ async def test_a_file_that_ends_too_early_is_damaged(file, ends, monkeypatch, se
 
 
 def _refuse(*_):
-    raise OSError(22, "as a file system says that cannot do it")
+    raise OSError(errno.EINVAL, "as a file system says that cannot do it")

@@ -219,6 +219,8 @@ def test_what_a_killed_server_noted_of_itself_is_gone_before_the_next_one_listen
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, number):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("whoever started this ignores that signal, as nohup does, and so does what it starts")
     with servers.ServerProcess(tmp_path / "data") as server:
         for _ in range(2):
             server.process.send_signal(number)
