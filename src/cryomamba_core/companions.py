@@ -97,7 +97,7 @@ class CompanionFiles:
         Which there are.
     shape
         Extent (z, y, x) of the source in voxels.
-    create
+    create, update
         See `LabelFile`.
 
     Raises
@@ -107,7 +107,13 @@ class CompanionFiles:
     """
 
     def __init__(
-        self, place: Callable[[str], Path], companions: Sequence[Companion], shape: Index3, *, create: bool = False
+        self,
+        place: Callable[[str], Path],
+        companions: Sequence[Companion],
+        shape: Index3,
+        *,
+        create: bool = False,
+        update: bool = False,
     ) -> None:
         self.names: tuple[str, ...] = tuple(sorted(each.name for each in companions))
         if len(set(self.names)) < len(self.names):
@@ -116,7 +122,8 @@ class CompanionFiles:
         self._files: dict[str, LabelFile] = {}
         with ExitStack() as opened:
             for name in self.names:
-                self._files[name] = opened.enter_context(LabelFile(place(name), shape, DTYPE, create=create))
+                file = LabelFile(place(name), shape, DTYPE, create=create, update=update)
+                self._files[name] = opened.enter_context(file)
             self._opened = opened.pop_all()
 
     def check(self, given: Mapping[str, Any]) -> None:

@@ -28,13 +28,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from attrs import frozen
 
-from cryomamba_core.durable import write_whole
-from cryomamba_core.errors import CryoMambaError, StorageDamaged
+from cryomamba_core.durable import sync_folder, write_whole
+from cryomamba_core.errors import CryoMambaError, StorageDamaged, StorageError
 from cryomamba_core.events import JobEvent
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces.executors import WorkerHandle
@@ -43,6 +43,8 @@ from cryomamba_core.label_file import LabelFile
 from cryomamba_core.previews import Preview
 from cryomamba_core.volumes import IntensityStatistics
 from cryomamba_core.wire import dump_json, load_json
+
+T = TypeVar("T")
 
 #: The exit status of a worker that found the order to cancel.
 EXIT_CANCELED = 10
@@ -64,6 +66,8 @@ class ShardSpec:
         The rows that are its own, along an axis of the volume; `stop` is behind the last.
     intensity
         Grey values of the volume.
+    source
+        SHA-256 of the tomogram.
     source_state
         Inode, size and time of change of the tomogram when the job's worker had read it.
     """
@@ -74,6 +78,7 @@ class ShardSpec:
     first: int
     stop: int
     intensity: IntensityStatistics
+    source: str
     source_state: tuple[int, int, int]
 
 
@@ -154,12 +159,15 @@ class Checkpoint:
         Along which they are counted: 0 for sections along Z, 1 for rows along Y, 2 along X.
     companions
         Names of the companions that are as far, sorted.
+    source
+        SHA-256 of the tomogram that they are of.
     """
 
     rows: int
     dtype: str
     axis: int = 0
     companions: tuple[str, ...] = ()
+    source: str = ""
 
 
 @frozen(kw_only=True)
@@ -270,44 +278,46 @@ class JobDirectory:
         write_whole(self._checkpoint, dump_json(checkpoint).encode())
 
     def checkpoint(self) -> Checkpoint | None:
-        """How far the labels of earlier attempts reach, or None."""
-        try:
-            return load_json(self._checkpoint.read_bytes(), Checkpoint)
-        except (OSError, CryoMambaError):
-            return None
+        """How far the labels of earlier attempts reach, or None; raises `StorageError` if that cannot be told."""
+        return _kept(self._checkpoint, Checkpoint)
 
     def write_settled(self, params: SettledParams) -> None:
         """Keep the runner's parameters for further attempts, before the first label is final."""
         write_whole(self._settled, dump_json(params).encode())
 
     def settled(self) -> SettledParams | None:
-        """The runner's parameters of an earlier attempt, or None."""
-        try:
-            return load_json(self._settled.read_bytes(), SettledParams)
-        except (OSError, CryoMambaError):
-            return None
+        """The runner's parameters of an earlier attempt, or None; raises `StorageError` if that cannot be told."""
+        return _kept(self._settled, SettledParams)
 
     @property
     def holds_final_labels(self) -> bool:
         """Whether an attempt could go on from labels of earlier ones."""
         return any(directory.checkpoint() is not None for directory in (self, *self.shards()))
 
-    def open_labels(self, grid: VoxelGrid, dtype: np.dtype[Any], *, create: bool = False) -> LabelFile:
-        """Open the final labels, for reading only unless they are created; see `LabelFile`."""
-        return LabelFile(self.labels_path, grid.shape, dtype, create=create)
+    def open_labels(
+        self, grid: VoxelGrid, dtype: np.dtype[Any], *, create: bool = False, update: bool = False
+    ) -> LabelFile:
+        """Open the final labels, for reading only unless they are created or updated; see `LabelFile`."""
+        return LabelFile(self.labels_path, grid.shape, dtype, create=create, update=update)
 
     def companion_path(self, name: str) -> Path:
         """The file of a companion of the labels."""
         return self.path / f"{name}.raw"
 
     def clear_labels(self) -> None:
-        """Remove labels, companions and checkpoint: nobody will go on from them."""
+        """Remove labels, companions and checkpoints: nobody will go on from them.
+
+        At no moment does a checkpoint, or a shard that is done, speak of labels that are gone.
+        """
+        if not self.path.exists():
+            return
         self._checkpoint.unlink(missing_ok=True)
-        self._settled.unlink(missing_ok=True)
-        for volume in self.path.glob("*.raw"):
-            volume.unlink(missing_ok=True)
         if self._shards.exists():
             shutil.rmtree(self._shards)
+        self._settled.unlink(missing_ok=True)
+        sync_folder(self.path)
+        for volume in self.path.glob("*.raw"):
+            volume.unlink(missing_ok=True)
 
     def shard(self, number: int) -> JobDirectory:
         """The directory of a shard's worker."""
@@ -375,3 +385,17 @@ class JobDirectory:
     def cancel_ordered(self) -> bool:
         """Whether the worker is to stop."""
         return self.cancel_path.exists()
+
+
+def _kept(path: Path, kind: type[T]) -> T | None:
+    """What an attempt keeps for the next; None where there is nothing that can be understood."""
+    try:
+        return load_json(path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error}", hint="see whether the disk is well, then submit the job again"
+        ) from error
+    except CryoMambaError:
+        return None

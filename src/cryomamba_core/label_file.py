@@ -60,7 +60,10 @@ class LabelFile:
         uint8 or uint16.
     create
         Make the file, or take the one that is there, for reading and writing, and set its disk
-        space aside; else it is opened for reading.
+        space aside. Nobody may write to it meanwhile: on file systems that cannot set space aside, the
+        C library reads a byte of each block and writes it back.
+    update
+        Open the file that is there for reading and writing. Without either it is opened for reading.
 
     Raises
     ------
@@ -70,10 +73,13 @@ class LabelFile:
         If there is no room for it.
     """
 
-    def __init__(self, path: Path, shape: Index3, dtype: np.dtype[Any], *, create: bool = False) -> None:
+    def __init__(
+        self, path: Path, shape: Index3, dtype: np.dtype[Any], *, create: bool = False, update: bool = False
+    ) -> None:
         self.shape: Index3 = shape
         self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("<")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o644)
+        access = os.O_RDWR if create or update else os.O_RDONLY
+        self._descriptor = os.open(path, access | (os.O_CREAT if create else 0), 0o644)
         size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         try:
             if create:

@@ -1,5 +1,6 @@
 """The local executor: whose processes are whose, and that none is left."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -351,6 +352,26 @@ def test_a_worker_keeps_to_its_cores(executor, worker):
     own = min(os.sched_getaffinity(0))
     handle = worker.start(executor, Resources(cores=(own,)))
     assert psutil.Process(pid_of(handle)).cpu_affinity() == [own]
+
+
+def test_a_worker_runs_even_where_it_cannot_keep_to_its_cores(executor, worker, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+    worker.write("ready()\nsignal.pause()")
+    assert executor.reattach(worker.start(executor, Resources(cores=(0,))))
+
+
+def test_no_worker_is_left_of_a_start_that_fails(executor, worker, job_dir, monkeypatch):
+    def fail(_):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    worker.write("signal.pause()")
+    monkeypatch.setattr(module, "birth_of", fail)
+    with pytest.raises(OSError, match="too many open files"):
+        executor.start(job_dir, Resources())
+    assert executor.find(job_dir) is None
 
 
 COORDINATOR = """

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from cryomamba_core.errors import StorageDamaged
+from cryomamba_core.errors import StorageDamaged, StorageError
 from cryomamba_core.events import StateChanged
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.job_directory import Checkpoint, JobDirectory, JobSpec
@@ -96,6 +96,36 @@ def test_a_heart_that_beats_is_not_silent(directory):
     assert directory.silence() > 1000
     directory.beat()
     assert directory.silence() < 1000
+
+
+@pytest.mark.parametrize("fails", ["shutil.rmtree", "pathlib.Path.glob"])
+def test_no_checkpoint_speaks_of_labels_that_are_gone_wherever_their_removal_ends(directory, monkeypatch, fails):
+    directory.open_labels(GRID, np.dtype(np.uint8), create=True).close()
+    shard = directory.shard(1)
+    shard.begin_attempt(SPEC)
+    for each in (directory, shard):
+        each.write_checkpoint(Checkpoint(rows=1, dtype="uint8"))
+    with monkeypatch.context() as broken:
+        broken.setattr(fails, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            directory.clear_labels()
+    assert directory.labels_path.exists()
+    assert directory.checkpoint() is None
+    assert shard.path.exists() == fails.startswith("shutil")
+    directory.clear_labels()
+    assert not directory.labels_path.exists()
+
+
+@pytest.mark.parametrize(("name", "read"), [("checkpoint", "checkpoint"), ("params", "settled")])
+def test_what_cannot_be_read_is_not_taken_for_nothing(directory, name, read):
+    path = directory.path / f"{name}.json"
+    assert getattr(directory, read)() is None
+    path.write_text("{")
+    assert getattr(directory, read)() is None
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageError, match=f"{name}.json cannot be read"):
+        getattr(directory, read)()
 
 
 def test_a_specification_that_cannot_be_read_is_said_to_be_damaged(directory):

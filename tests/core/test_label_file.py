@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,20 @@ def test_a_file_that_is_too_short_is_refused(tmp_path):
     (tmp_path / "labels.raw").write_bytes(b"1")
     with pytest.raises(StorageDamaged):
         LabelFile(tmp_path / "labels.raw", SHAPE, np.dtype(np.uint8))
+
+
+def test_a_file_that_is_shared_is_written_to_as_it_is(tmp_path, monkeypatch):
+    path, dtype = tmp_path / "labels.raw", np.dtype(np.uint8)
+    with pytest.raises(FileNotFoundError):
+        LabelFile(path, SHAPE, dtype, update=True)
+    LabelFile(path, SHAPE, dtype, create=True).close()
+    monkeypatch.setattr(LabelFile, "_reserve", None)  # it would write beneath others
+    with LabelFile(path, SHAPE, dtype, update=True) as labels:
+        labels.write(Region(start=(1, 0, 0), stop=(2, 5, 6)), np.ones((1, 5, 6), np.uint8))
+    assert np.array_equal(np.fromfile(path, np.uint8).reshape(SHAPE)[1:3, 0, 0], [1, 0])
+    os.truncate(path, 119)
+    with pytest.raises(StorageDamaged):
+        LabelFile(path, SHAPE, dtype, update=True)
 
 
 def test_steps_are_refused(tmp_path):

@@ -2,12 +2,13 @@
 
 import threading
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from attrs import evolve
 
-from cryomamba_core.errors import ErrorInfo, OutOfMemory, ShardsUnavailable, WorkerDied
+from cryomamba_core.errors import ErrorInfo, OutOfMemory, PluginFault, ShardsUnavailable, WorkerDied
 from cryomamba_core.events import PreviewReady, Progress
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import Executor, JobCanceled, WorkerExit, WorkerHandle
@@ -20,7 +21,7 @@ from cryomamba_core.worker import shards
 from cryomamba_core.worker.context import StopOrders
 from cryomamba_core.worker.reporting import EventLog
 from cryomamba_core.worker.shard_previews import ShardPreviews
-from cryomamba_core.worker.shards import ShardCrew
+from cryomamba_core.worker.shards import Shard, ShardCrew
 
 GRID = VoxelGrid(shape=(12, 5, 7), voxel_size=(10.0, 10.0, 10.0))
 BOUNDS = (0, 5, 8, 12)
@@ -86,14 +87,18 @@ def directory(tmp_path):
     return directory
 
 
-def crew(directory, executor, *, bounds=BOUNDS, **settings):
+INTENSITY = IntensityStatistics(minimum=0.0, maximum=1.0, mean=0.5, standard_deviation=0.1)
+
+
+def crew(directory, executor, *, bounds=BOUNDS, intensity=INTENSITY, source="a digest", **settings):
     return ShardCrew(
         directory=directory,
         executor=executor,
         settings=Settings(data_dir=directory.path, **settings),
         bounds=bounds,
         axis=0,
-        intensity=IntensityStatistics(minimum=0.0, maximum=1.0, mean=0.5, standard_deviation=0.1),
+        intensity=intensity,
+        source=source,
         source_state=(1, 2, 3),
         dtype=np.dtype(np.uint8),
         log=EventLog(directory, attempt=1),
@@ -213,9 +218,10 @@ def test_the_next_attempt_ends_what_is_left_and_keeps_what_is_done(directory):
     with pytest.raises(KeyboardInterrupt):
         crew(directory, PlayedExecutor(play)).run()
     second = PlayedExecutor(succeed)
+    shards.end_left(directory, second)
+    assert second.ended == [("1/0", 0), ("2/1", 0)]
     crew(directory, second).run()
     assert second.started == ["2", "3"]
-    assert ("2/1", 0) in second.ended
     assert directory.shard(2).checkpoint() == Checkpoint(rows=6, dtype="uint8")
     assert directory.shard(2).spec().attempt == 2
 
@@ -227,6 +233,85 @@ def test_what_was_done_of_other_rows_is_not_gone_on_from(directory):
     crew(directory, executor, bounds=(0, 5, 9, 12)).run()
     assert executor.started == ["2", "3"]
     assert directory.shard(2).checkpoint() is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"source": "another digest"}, {"intensity": evolve(INTENSITY, mean=0.25)}], ids=["bytes", "grey values"]
+)
+def test_what_was_done_of_another_tomogram_is_not_gone_on_from(directory, other):
+    crew(directory, PlayedExecutor(succeed)).run()
+    directory.shard(2).write_checkpoint(Checkpoint(rows=8, dtype="uint8"))
+    executor = PlayedExecutor(succeed)
+    crew(directory, executor, **other).run()
+    assert executor.started == ["1", "2", "3"]
+    assert directory.shard(2).checkpoint() is None
+
+
+class FindingExecutor(PlayedExecutor):
+    """Finds the workers of its `lost` handles, by the name of their directories."""
+
+    lost = ()
+
+    def find(self, job_dir):
+        found = [token for token in self.lost if token.partition("/")[0] == job_dir.name]
+        return WorkerHandle(executor=self.name, token=found[0]) if found else None
+
+
+def test_a_worker_whose_handle_was_not_written_is_ended_too(directory):
+    for number in (1, 4):
+        directory.shard(number).path.mkdir(parents=True)
+    executor = FindingExecutor(succeed)
+    executor.lost = ("4/0",)  # of a shard that there is no more
+    shards.end_left(directory, executor)
+    assert executor.ended == [("4/0", 0)]
+
+
+def test_a_worker_that_may_have_started_is_ended(directory):
+    class Failing(FindingExecutor):
+        def start(self, job_dir, resources):
+            if job_dir.name == "2":
+                self.lost = ("2/1",)
+                raise OSError("too many open files")
+            return super().start(job_dir, resources)
+
+    executor = Failing(lambda *_: LIVES)
+    with pytest.raises(OSError, match="too many open files"):
+        crew(directory, executor).run()
+    assert [token for token, _ in executor.ended] == ["2/1", "1/0"]
+
+
+def test_an_executor_without_a_place_for_shards_is_named(directory):
+    with pytest.raises(PluginFault, match="executor played has 0 places for 3 shards"):
+        crew(directory, PlayedExecutor(succeed, places=0)).run()
+
+
+def test_time_in_which_nobody_could_look_makes_no_worker_stale(directory, monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    shard = Shard(number=1, rows=range(3), directory=directory)
+    shard.begin(directory.spec())
+    assert shard.silent_for() == 0
+    clock.now += 3600
+    assert shard.silent_for() == shards.LONG_LOOK
+    for _ in range(20):
+        clock.now += 0.5
+        silent = shard.silent_for()
+    assert silent == shards.LONG_LOOK + 10
+    EventLog(directory, attempt=1).state(JobState.RUNNING)
+    shard.read_events()
+    assert shard.silent_for() == 0
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "lost"])
+def test_the_order_to_cancel_goes_before_how_a_shard_has_ended(directory, fails):
+    def play(shard, spec):
+        directory.order_cancel()
+        if fails:
+            EventLog(shard, attempt=1).failed(ErrorInfo.of(OutOfMemory("no room")))
+        return WorkerExit(code=11, reason="exit status 11")
+
+    with pytest.raises(JobCanceled):
+        crew(directory, PlayedExecutor(play), max_attempts=1).run()
 
 
 def test_previews_of_shards_make_that_of_the_volume(directory):
@@ -244,6 +329,7 @@ def test_previews_of_shards_make_that_of_the_volume(directory):
         assert merged.snapshot().covered == GRID.region((0, 0, 0), (stop, *GRID.shape[1:]))
     np.testing.assert_array_equal(merged.snapshot().labels(), whole.snapshot().labels())
     assert merged.snapshot().provisional
+    assert all(piece.labels.base is None for piece in merged._pieces.values())  # none keeps a whole preview
 
 
 def test_previews_are_announced_and_numbered(directory):

@@ -17,10 +17,11 @@ from attrs import evolve
 from cryomamba_core.artifacts import Manifest
 from cryomamba_core.companions import Companion, CompanionFiles
 from cryomamba_core.durable import sha256_of
-from cryomamba_core.errors import CorruptFile, PluginFault, UnusableVolume
+from cryomamba_core.errors import CorruptFile, InvalidParameter, PluginFault, StorageDamaged, UnusableVolume
 from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
 from cryomamba_core.geometry import Region, VoxelGrid
-from cryomamba_core.interfaces import JobCanceled
+from cryomamba_core.hookspecs import hookimpl
+from cryomamba_core.interfaces import Executor, JobCanceled, WorkerExit, WorkerHandle
 from cryomamba_core.job_directory import EXIT_CANCELED, EXIT_FAILED, Checkpoint, JobDirectory, JobSpec
 from cryomamba_core.jobs import JobConfig, JobState, Source
 from cryomamba_core.label_file import LabelFile
@@ -178,6 +179,121 @@ def test_what_the_first_machine_decided_holds_for_all_attempts(tmp_path, tomogra
     assert settled(again) == 3  # no label is left that would have to go with the new ones
 
 
+@pytest.mark.parametrize("explicit", [False, True], ids=["left to the machine", "asked for"])
+def test_what_another_device_decided_and_this_one_cannot_do_is_decided_anew(
+    tmp_path, tomogram, host, monkeypatch, explicit
+):
+    def settle(_, __, params, device):
+        if device != "cpu" and params.depth != 3 and (params.depth == 2 or explicit):
+            raise InvalidParameter(f"depth={params.depth} is not for {device}")
+        return evolve(params, depth=2 if device == "cpu" else 3)
+
+    monkeypatch.setattr(strangers.StepRunner, "settle", settle)
+    monkeypatch.setattr(taking, "CHECKPOINT_INTERVAL", 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(strangers.StepRunner, "_fault", lambda *_: 1 / 0)
+        directory = make_directory(tmp_path, tomogram)
+        with pytest.raises(ArithmeticError):
+            run_here(directory, host)
+    with directory.open_labels(directory.spec().grid, np.dtype(np.uint8), update=True) as labels:
+        labels.write(directory.spec().grid.whole, 1 - labels[:])  # none of them may be gone on from
+    directory.begin_attempt(evolve(directory.spec(), device="cuda:0", attempt=2))
+    if explicit:
+        with pytest.raises(InvalidParameter, match="depth=1 is not for cuda:0"):
+            run_here(directory, host)
+        assert directory.checkpoint().rows == 2
+        return
+    run_here(directory, host)
+    manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
+    assert manifest.run.params["depth"] == 3
+    told = "attempt 2 began anew, with what suits its device: depth=2 is not for cuda:0"
+    assert manifest.notes == (told, "written by a stranger")
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+
+
+def test_labels_of_another_tomogram_are_not_gone_on_from(tmp_path, tomogram, host, monkeypatch):
+    fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, axis=0)
+    np.save(tomogram, np.load(tomogram)[::-1])  # the same grey values
+    directory = make_directory(tmp_path, tomogram, depth=2)
+    run_here(directory, host)
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+
+
+class HereExecutor(Executor):
+    """Runs the workers of shards in this process, one after the other, while it starts them."""
+
+    name = "local"
+
+    def __init__(self, host):
+        self._host = host
+        self.started = 0
+
+    def slots(self):
+        return ("cpu",)
+
+    def places(self, resources, devices, count):
+        return (resources,)
+
+    def start(self, job_dir, resources):
+        self.started += 1
+        directory = JobDirectory(job_dir)
+        run_here(directory, self._host)
+        EventLog(directory, attempt=1).completed(())
+        return WorkerHandle(executor=self.name, token=job_dir.name)
+
+    def reattach(self, handle):
+        return False
+
+    def wait(self, handle, timeout):
+        return WorkerExit(code=0, reason="exit status 0")
+
+    def cancel(self, handle, grace=10.0):
+        pass
+
+
+@pytest.fixture
+def here(host):
+    executor = HereExecutor(host)
+    plugin = SimpleNamespace(cryomamba_register_executors=hookimpl(lambda register: register(executor)))
+    assert not host.register(plugin, name="here").error
+    return executor
+
+
+def make_shared_directory(tmp_path, tomogram, **params):
+    directory = make_directory(tmp_path, tomogram, **params)
+    spec = directory.spec()
+    directory.begin_attempt(evolve(spec, config=evolve(spec.config, shards=2)))
+    return directory
+
+
+def test_files_that_shards_write_to_are_made_before_any_of_them_runs(tmp_path, tomogram, host, here, monkeypatch):
+    made, reserve = [], LabelFile._reserve
+
+    def note(file, size):
+        made.append(here.started)
+        reserve(file, size)
+
+    monkeypatch.setattr(LabelFile, "_reserve", note)
+    directory = make_shared_directory(tmp_path, tomogram, doubt=1)
+    run_here(directory, host)
+    assert (made, here.started) == ([0, 0], 2)
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+    assert np.array_equal(np.load(directory.artifacts_path / "doubt.npy"), strangers.doubts(np.load(tomogram)))
+
+
+def test_a_runner_that_cuts_a_volume_wrongly_is_named(tmp_path, tomogram, host, here, monkeypatch):
+    monkeypatch.setattr(strangers.StepRunner, "shard_bounds", lambda *_: (0, 3, 5))
+    with pytest.raises(PluginFault, match="runner steps cuts 6 rows"):
+        run_here(make_shared_directory(tmp_path, tomogram), host)
+    assert not here.started
+
+
+def test_a_shard_settles_nothing_by_itself(tmp_path, tomogram, host, here, monkeypatch):
+    monkeypatch.setattr(JobDirectory, "write_settled", lambda *_: None)
+    with pytest.raises(StorageDamaged, match="what the job's runner has settled is gone"):
+        run_here(make_shared_directory(tmp_path, tomogram), host)
+
+
 def test_a_companion_is_a_file_of_the_job_and_labels_are_the_same(tmp_path, tomogram, host):
     directory = make_directory(tmp_path, tomogram, doubt=1)
     artifacts = run_here(directory, host)
@@ -272,7 +388,7 @@ def test_what_came_too_soon_to_be_shown_is_shown_and_saved_while_the_runner_work
     run_here(directory, host)
     first, second, caught_up, *_ = seen
     assert (first, second) == ((1, None), (1, None))
-    assert caught_up == (2, Checkpoint(rows=2, dtype="uint8"))
+    assert caught_up == (2, Checkpoint(rows=2, dtype="uint8", source=sha256_of(tomogram)))
 
 
 @pytest.mark.parametrize(

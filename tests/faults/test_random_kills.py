@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_at_random_moments_ends_with_the_same_bytes(mode
 
     seed = int(os.environ.get("KILLS_SEED", "5"))
     chance = random.Random(f"{mode} {seed}")
-    moments = sorted((chance.randrange(1, TILES), chance.uniform(0, AFTER)) for _ in range(KILLS))
+    moments = sorted((chance.randrange(1, TILES - 2 * STEP), chance.uniform(0, AFTER)) for _ in range(KILLS))
     print(f"KILLS_SEED={seed}: killed after tiles and seconds {moments}")
     for tiles, seconds in moments:
         assert worker(killed, mode=mode, tiles=tiles, seconds=seconds) == -signal.SIGKILL

@@ -7,10 +7,11 @@ import trio
 from attrs import evolve
 from engines import OWNER, ExecutorPlugin, ScriptedExecutor, heard, make_host, scripted_engine, steps
 
-from cryomamba_core.errors import DoesNotFit, InvalidParameter, ShardsUnavailable
+from cryomamba_core.errors import DoesNotFit, InvalidParameter, PluginFault, ShardsUnavailable
+from cryomamba_core.events import Failed
 from cryomamba_core.interfaces import ModelRunner
 from cryomamba_core.job_directory import JobDirectory
-from cryomamba_core.jobs import MAX_SHARDS
+from cryomamba_core.jobs import MAX_SHARDS, JobState
 from cryomamba_server.engine.engine import open_engine
 from cryomamba_server.engine.fitting import Memory
 
@@ -102,12 +103,57 @@ async def test_a_job_of_shards_takes_free_devices_and_gives_them_back(settings, 
 
 async def test_the_next_engine_knows_which_devices_a_job_of_shards_has(settings, tomogram, tmp_path):
     config = evolve(steps(tomogram), label=str(tmp_path / "gate"), shards=2)
-    async with dividing_engine(settings, GATED, slots=("cuda:0", "cuda:1")) as engine:
+    plugin = ExecutorPlugin(DividingExecutor(GATED, slots=("cuda:0", "cuda:1")))
+    async with open_engine(make_host(settings, plugin), settings) as engine:
         job = await engine.submit(config, owner=OWNER)
         with trio.fail_after(engines.DEADLINE):
             while next(JobDirectory(settings.jobs_dir / job.id).events(), None) is None:
                 await trio.sleep(0.01)
+    async with open_engine(make_host(settings, plugin), settings) as engine:
         [work] = engine.ledger.store.active()
         assert (work.device, work.devices) == ("cuda:0", ("cuda:0", "cuda:1"))
+        assert engine.scheduler._busy == {"cuda:0": 1, "cuda:1": 1}
         (tmp_path / "gate").touch()
         await heard(engine, job.id)
+        assert (await engine.job(job.id, owner=OWNER)).state is JobState.COMPLETED
+
+
+async def test_a_slot_whose_name_the_store_could_not_tell_from_two_is_refused(settings):
+    with pytest.raises(InvalidParameter, match="a slot called 'cuda:0,cuda:1'") as caught:
+        async with dividing_engine(settings, slots=("cpu", "cuda:0,cuda:1")):
+            pass
+    assert "CRYOMAMBA_DEVICES" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "answer", "message"),
+    [
+        (strangers.StepRunner, "shard_bounds", (0, 7), "runner steps cuts 6 rows for 2 shards"),
+        (DividingExecutor, "places", (), "executor local has 0 places for 2 shards"),
+    ],
+    ids=["bounds", "places"],
+)
+async def test_a_plugin_that_divides_a_job_wrongly_is_named_before_anything_is_queued(
+    settings, tomogram, monkeypatch, kind, method, answer, message
+):
+    monkeypatch.setattr(kind, method, lambda *_: answer)
+    async with dividing_engine(settings) as engine:
+        with pytest.raises(PluginFault, match=message):
+            await engine.submit(evolve(steps(tomogram), shards=2), owner=OWNER)
+        assert not await engine.jobs(owner=OWNER)
+
+
+async def test_nothing_is_left_of_the_worker_of_a_job_that_has_failed(settings, tomogram):
+    ended = []
+
+    class Ending(ScriptedExecutor):
+        def cancel(self, handle, grace=10.0):
+            ended.append(handle)
+            super().cancel(handle, grace)
+
+    script = "log.failed(ErrorInfo.of(OutOfMemory('no room')))"
+    async with open_engine(make_host(settings, ExecutorPlugin(Ending(script))), settings) as engine:
+        job = await engine.submit(steps(tomogram), owner=OWNER)
+        [*_, last] = await heard(engine, job.id)
+    assert isinstance(last, Failed)
+    assert len(ended) == 1

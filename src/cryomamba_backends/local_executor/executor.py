@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -30,6 +31,8 @@ from cryomamba_core.interfaces import Executor, Resources, WorkerExit, WorkerHan
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.settings import Settings
 from cryomamba_core.wire import dump_json, load_json
+
+log = logging.getLogger(__name__)
 
 #: The module that is the worker.
 WORKER = "cryomamba_core.worker"
@@ -82,7 +85,7 @@ class LocalExecutor(Executor):
         ]
 
     def start(self, job_dir: Path, resources: Resources) -> WorkerHandle:
-        """Start a worker in the job directory; what it prints goes to the job's log."""
+        """Start a worker in the job directory; what it prints goes to the job's log. Where it raises, none is left."""
         mark = f"{os.environ.get(MARK, '')}/{uuid.uuid4().hex}"  # that of a shard begins with that of its job's worker
         job_dir = job_dir.absolute()
         if not job_dir.is_dir():
@@ -100,12 +103,16 @@ class LocalExecutor(Executor):
                 )
         except OSError as error:
             raise WorkerDied(f"the worker could not be started: {error}") from error
-        if resources.cores and hasattr(os, "sched_setaffinity"):
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(process.pid, resources.cores)
-        # A child keeps its number until it is waited for, so this is surely its own birth.
-        token = dump_json(WorkerProcess(pid=process.pid, birth=birth_of(process.pid) or "", mark=mark))
-        self._children[token] = _Child(process)
+        try:
+            _keep_to(process.pid, resources.cores)
+            # A child keeps its number until it is waited for, so this is surely its own birth.
+            token = dump_json(WorkerProcess(pid=process.pid, birth=birth_of(process.pid) or "", mark=mark))
+            self._children[token] = _Child(process)
+        except BaseException:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         return WorkerHandle(executor=self.name, token=token)
 
     def reattach(self, handle: WorkerHandle) -> bool:
@@ -199,6 +206,15 @@ class _Child:
         code = process.wait()
         self.exit = WorkerExit(code=code, reason=_reason(code))
         self.ended.set()
+
+
+def _keep_to(pid: int, cores: Sequence[int]) -> None:
+    """Have a process keep to some CPUs, if the system still lets it have them; it runs on any others as well."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(pid, cores)
+        except OSError as error:
+            log.warning("process %d cannot keep to the CPUs %s: %s", pid, cores, error)
 
 
 def _reason(code: int) -> str:

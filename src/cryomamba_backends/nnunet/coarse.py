@@ -82,7 +82,8 @@ class CoarsePass:
         """How long a tile takes, measured on one of zeros."""
         import torch
 
-        tile = torch.zeros((1, 1, *self.grid.patch), device=self.forward.course.device)
+        zeros = torch.zeros((1, *self.grid.patch), device=self.forward.course.device)
+        tile = self.forward.to_network([zeros])
         begun = time.monotonic()
         with torch.inference_mode(), self.forward.course.autocast():
             self.forward.networks[0](tile).sum().item()

@@ -4,14 +4,21 @@ A CPU with AMX multiplies bytes thirty times as fast as numbers in single precis
 voxel is written as two bytes, and so is a weight: of the four products of bytes the three that count are made by one
 convolution with twice the channels. Inputs are rounded to a 65,000th of the largest of a tile, weights to a 65,000th of
 the largest of their output, and outputs, in single precision, not at all: the errors of a convolution are a thirtieth
-of those that it has in bfloat16.
+of those that it has in bfloat16. Where a few voxels of a tile are far larger than all others, what they have beyond the
+others is convolved by itself, with steps of its own, and added.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from cryomamba_backends.nnunet.instance_norm import added
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +28,16 @@ ZERO_POINT = 128
 
 #: What an input is written as, in steps, from the middle of the range on.
 LARGEST = 32_600
+
+#: Smaller maxima are taken as zero: steps of theirs have no reciprocal in single precision.
+LEAST = 1e-30
+
+#: Times what numbers of a tile usually are, from which on what one has beyond is convolved by itself. The largest of a
+#: layer are 5 to 16 times the usual ones where nothing in a tile is extreme.
+FAR = 32
+
+#: Rows of a tile that are looked at for what its numbers usually are.
+SAMPLED = 8
 
 #: The number zero in both bytes.
 ZERO = ZERO_POINT * 256 + ZERO_POINT
@@ -99,15 +116,15 @@ def fixed_point(plain: torch.nn.Conv3d) -> torch.nn.Module:
             ]
             made = torch.empty((len(maps), *shape, outputs))
             rows = max(1, SLAB_NUMBERS // (2 * outputs * math.prod(shape[1:])))
-            for image, whole in enumerate(made):
-                written, step = _written(maps[image], before)
-                for start in range(0, shape[0], rows):
-                    stop = min(start + rows, shape[0])
-                    needed = slice(start * stride[0], (stop - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1)
-                    sums = convolved(written[needed], step)
-                    slab = torch.add(sums[..., :outputs], sums[..., outputs:], out=whole[start:stop])
-                    if bias is not None:
-                        slab += bias
+            for image, whole in zip(maps, made, strict=True):
+                whole[:] = 0 if bias is None else bias
+                for part in _parts(image):
+                    written, step = _written(image, part, before)
+                    for start in range(0, shape[0], rows):
+                        stop = min(start + rows, shape[0])
+                        needed = slice(start * stride[0], (stop - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1)
+                        sums = convolved(written[needed], step)
+                        whole[start:stop] += sums[..., :outputs] + sums[..., outputs:]
             return made.permute(0, 4, 1, 2, 3)
 
     return FixedPoint()
@@ -137,17 +154,45 @@ def _packed(plain: torch.nn.Conv3d) -> tuple[Any, torch.Tensor]:
     return torch.ops.onednn.qconv_prepack(whole, scales, 1.0, ZERO_POINT, *geometry, None), scales
 
 
-def _written(maps: torch.Tensor, before: int) -> tuple[torch.Tensor, float]:
-    """Numbers (z, y, x, channels) as pairs of bytes, with rows of zeros on either side, and what a step is worth."""
+@frozen
+class _Part:
+    """What is written of a tile by itself: `of` makes it of rows, and nothing in it is larger than `peak`."""
+
+    peak: float
+    of: Callable[[torch.Tensor], torch.Tensor]
+
+
+def _parts(maps: torch.Tensor) -> list[_Part]:
+    """Parts whose sum numbers (z, y, x, channels) are: one, or two where some are far larger than the others."""
     import torch
 
     low, high = torch.aminmax(maps)
-    step = (max(-low.item(), high.item()) or 1.0) / LARGEST
+    peak = max(-low.item(), high.item())
+    limit = FAR * _usual(maps)
+    if peak <= limit or not math.isfinite(peak):
+        return [_Part(peak, lambda rows: rows)]
+    return [
+        _Part(limit, lambda rows: rows.clamp(-limit, limit)),
+        _Part(peak - limit, lambda rows: torch.nn.functional.softshrink(rows, limit)),
+    ]
+
+
+def _usual(maps: torch.Tensor) -> float:
+    """The median of some rows' root mean squares, so that what is extreme in a few rows does not count."""
+    squares = [added((row * row).flatten(0, 1)).double().sum().item() for row in maps[:: max(1, len(maps) // SAMPLED)]]
+    return math.sqrt(median(squares) / maps[0].numel())
+
+
+def _written(maps: torch.Tensor, part: _Part, before: int) -> tuple[torch.Tensor, float]:
+    """Part of (z, y, x, channels) as pairs of bytes, with rows of zeros on either side, and what a step is worth."""
+    import torch
+
+    step = (1.0 if part.peak < LEAST else part.peak) / LARGEST
     depth, *rest = maps.shape
     written = torch.empty((depth + 2 * before, *rest), dtype=torch.uint16)
     for outside in (written[:before], written[before + depth :]):
         outside.view(torch.int16).fill_(ZERO - 2**16)
     half_up = torch.tensor(ZERO + 0.5)
     for row in range(depth):
-        written[before + row] = torch.add(half_up, maps[row], alpha=1 / step)
+        written[before + row] = torch.add(half_up, part.of(maps[row]), alpha=1 / step)
     return written.view(torch.uint8), step

@@ -10,6 +10,7 @@ from attrs import define, field
 
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
+from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
 from cryomamba_core.errors import PluginUnavailable
 from cryomamba_core.interfaces import RunContext
 
@@ -94,7 +95,7 @@ class Forward:
         levels = [_level(tile) for tile in tiles]
         various = [index for index, level in enumerate(levels) if level is None]
         if various:
-            stacked = self._to_network([tiles[index] for index in various])
+            stacked = self.to_network([tiles[index] for index in various])
             for fold, network in enumerate(self.networks):
                 predicted = self._averaged(network, stacked)
                 for index, scores in zip(various, predicted, strict=True):
@@ -107,7 +108,7 @@ class Forward:
     def _of_constant(self, level: float, tile: torch.Tensor) -> list[torch.Tensor]:
         """Scores of a tile that is the same everywhere: such tiles are many around what was cut out."""
         if self._constant is None or self._constant[0] != level:
-            stacked = self._to_network([tile])
+            stacked = self.to_network([tile])
             found = [self._to_sweep(self._averaged(network, stacked)[0]) for network in self.networks]
             self._constant = level, found
         else:
@@ -148,7 +149,7 @@ class Forward:
             self.work.advance(len(part))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _to_network(self, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
+    def to_network(self, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
         """Tiles as a network takes them: (tiles, channels, z, y, x) in the axes of the model, contiguous."""
         import torch
 
@@ -172,7 +173,7 @@ def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:
     if course.exact:
         return network
     if course.device == "cpu":
-        _normalise_as_groups(network)
+        normalise_side_by_side(network)
     if course.precision == "fixed":
         if not bytes_convolve():
             raise PluginUnavailable(
@@ -186,29 +187,6 @@ def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:
     layout = torch.channels_last_3d if kernels == 5 else torch.channels_last
     moved: torch.nn.Module = network.to(course.device, memory_format=layout)  # type: ignore[call-overload]  # not in its types
     return moved
-
-
-def _normalise_as_groups(network: torch.nn.Module) -> None:
-    """Let group normalisation, one channel a group, stand for instance normalisation: the same arithmetic.
-
-    In bfloat16 oneDNN wants channels last in memory. Group normalisation takes them so, instance normalisation copies
-    them into another order and back. A tile of 96³ voxels takes a full-size network 1.2 s instead of 2.9 s on one core
-    of a Xeon of 2023, and 3.8 s instead of 6.1 s in single precision.
-    """
-    import torch
-
-    class Groups(torch.nn.Module):
-        def __init__(self, plain: Any) -> None:
-            super().__init__()
-            self.weight, self.bias, self.eps = plain.weight, plain.bias, plain.eps
-
-        def forward(self, maps: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.group_norm(maps, maps.shape[1], self.weight, self.bias, self.eps)
-
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) in (torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d) and not child.track_running_stats:
-                setattr(parent, name, Groups(child))
 
 
 def _force_onednn(network: torch.nn.Module) -> None:

@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 
 from cryomamba_backends.nnunet.coarse import CoarsePass, is_worthwhile
 from cryomamba_backends.nnunet.course import Course, choose_course, choose_precision
+from cryomamba_backends.nnunet.fixed_point import bytes_convolve
 from cryomamba_backends.nnunet.forward import Work
 from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.installation import (
@@ -132,10 +133,13 @@ class NNUNetRunner(ModelRunner):
         return choose_course(self._find(model).recipe(), grid.shape, params, device).axes[0]
 
     def settle(self, model: ModelInfo, params: Any, device: str) -> Any:
-        """The parameters with the precision that suits this machine."""
+        """The parameters with the precision that suits this machine, and the PyTorch on it."""
         if params.mode == "exact":
             return params
-        return evolve(params, precision=choose_precision(self._find(model).recipe(), params, device))
+        precision = choose_precision(self._find(model).recipe(), params, device)
+        if params.precision == "auto" and precision == "fixed" and not bytes_convolve():
+            precision = "single"
+        return evolve(params, precision=precision)
 
     def companions(self, model: ModelInfo, params: Any) -> Sequence[Companion]:
         """How uncertain each label is, if that is asked for."""
@@ -151,7 +155,7 @@ class NNUNetRunner(ModelRunner):
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
         """Segment a volume; final blocks are whole on all axes but `sweep_axis`, along which they ascend."""
         with memory_errors_named():
-            yield from self._segment(volume, params, context)
+            yield from self._segment(volume, self.settle(context.model, params, context.device), context)
 
     def _segment(self, volume: Volume, params: NNUNetParams, context: RunContext) -> Iterator[LabelBlock]:
         installed = self._find(context.model)

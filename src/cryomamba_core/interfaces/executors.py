@@ -107,7 +107,10 @@ class Executor(ABC):
 
     @abstractmethod
     def start(self, job_dir: Path, resources: Resources) -> WorkerHandle:
-        """Start ``cryomamba worker JOB_DIR``; the worker outlives the calling process."""
+        """Start ``cryomamba worker JOB_DIR``; the worker outlives the calling process.
+
+        If it raises, no worker is left, or `find` finds it.
+        """
 
     @abstractmethod
     def reattach(self, handle: WorkerHandle) -> bool:

@@ -199,7 +199,13 @@ class ModelRunner(ABC):
         """Parameters with all that this machine decides put in, such as a precision that suits its CPU.
 
         Asked before the first attempt at a job; further attempts, on whatever machine, and the workers of all its
-        shards, are given the same answer. The manifest names it.
+        shards, are given the same answer. The manifest names it. It is asked again of its own answer before a further
+        attempt: what a device settles, it settles without an error again.
+
+        Raises
+        ------
+        CryoMambaError
+            If the device cannot run with them. Where they are the answer of another device, the job begins anew.
         """
         return params
 

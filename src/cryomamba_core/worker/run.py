@@ -16,7 +16,7 @@ from typing import Any
 from cryomamba_core.artifacts import Artifact, Manifest, RunInfo, SourceFile
 from cryomamba_core.companions import Companion, CompanionFiles, companion_artifacts
 from cryomamba_core.durable import replacing, sha256_of
-from cryomamba_core.errors import CorruptFile, SourceChanged
+from cryomamba_core.errors import CorruptFile, CryoMambaError, SourceChanged, StorageDamaged
 from cryomamba_core.interfaces import Exporter, ModelRunner, VolumeReader
 from cryomamba_core.job_directory import Checkpoint, JobDirectory, JobSpec, SettledParams, ShardResult, ShardSpec
 from cryomamba_core.label_file import LabelFile
@@ -25,11 +25,12 @@ from cryomamba_core.measures import LabelStatistics
 from cryomamba_core.measuring.labels import measure_labels
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.plugins import PluginHost
+from cryomamba_core.sharding import shard_bounds
 from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensity
 from cryomamba_core.wire import dump_json, from_plain, to_plain
 from cryomamba_core.worker.context import StopOrders, WorkerContext
 from cryomamba_core.worker.reporting import EventLog
-from cryomamba_core.worker.shards import ShardCrew
+from cryomamba_core.worker.shards import ShardCrew, end_left
 from cryomamba_core.worker.taking import AXIS_ROWS, LabelTaker
 
 #: Name of the provenance record among the artifacts.
@@ -64,6 +65,9 @@ class JobRun:
         self._source = Path(spec.source)
         self._host = host
         self._shard_bytes = 0
+        self._notes: list[str] = []
+        if any(directory.shards()):
+            end_left(directory, host.executors.get(spec.executor))
         self._reader: VolumeReader = host.reader_for(self._source)
         self._runner: ModelRunner = host.runners.get(spec.config.runner or "")
         self._model: ModelInfo = self._runner.model(spec.config.model)
@@ -77,15 +81,37 @@ class JobRun:
 
     def _settled(self, params: Any) -> Any:
         """The parameters of the first attempt that made labels final, which also are those of all shards."""
-        shard = self._spec.shard
-        directory = JobDirectory(Path(shard.job)) if shard else self._directory
-        asked = to_plain(params)
-        earlier = directory.settled() if shard or directory.holds_final_labels else None
-        if earlier is not None and earlier.asked == asked:
-            return from_plain(earlier.settled, self._runner.params_type)
-        params = self._runner.settle(self._model, params, self._spec.device)
-        directory.write_settled(SettledParams(asked=asked, settled=to_plain(params)))
-        return params
+        shard, asked = self._spec.shard, to_plain(params)
+        if shard is not None:
+            kept = self._kept(JobDirectory(Path(shard.job)), asked)
+            if kept is None:
+                raise StorageDamaged("what the job's runner has settled is gone", hint="submit it again")
+            return kept
+        kept = self._kept(self._directory, asked) if self._directory.holds_final_labels else None
+        misfit = "" if kept is None else self._misfit(kept)
+        if kept is not None and not misfit:
+            return kept
+        fresh = self._runner.settle(self._model, params, self._spec.device)
+        if misfit:
+            self._directory.clear_labels()
+            self._notes.append(f"attempt {self._spec.attempt} began anew, with what suits its device: {misfit}")
+        self._directory.write_settled(SettledParams(asked=asked, settled=to_plain(fresh)))
+        return fresh
+
+    def _kept(self, directory: JobDirectory, asked: dict[str, Any]) -> Any:
+        """What was settled of the same parameters before; None if nothing was."""
+        earlier = directory.settled()
+        if earlier is None or earlier.asked != asked:
+            return None
+        return from_plain(earlier.settled, self._runner.params_type)
+
+    def _misfit(self, params: Any) -> str:
+        """Why parameters that were settled on another device do not suit this one; empty if they do."""
+        try:
+            self._runner.settle(self._model, params, self._spec.device)
+        except CryoMambaError as error:
+            return error.message
+        return ""
 
     def execute(self) -> tuple[Artifact, ...]:
         """Do everything, and return what was made."""
@@ -99,7 +125,7 @@ class JobRun:
                 return ()
             source, intensity = self._inspect(volume)
             with self._opened_labels(self._directory) as (labels, companions):
-                notes = self._segment(volume, labels, companions, intensity)
+                notes = [*self._notes, *self._segment(volume, labels, companions, source.sha256, intensity)]
                 statistics = self._measure(labels)
                 run = RunInfo(
                     job_id=self._spec.job_id,
@@ -118,15 +144,17 @@ class JobRun:
         if source_state(self._source) != shard.source_state:
             raise SourceChanged(f"{self._spec.source_name} has changed since the job began", hint="submit it again")
         with self._opened_labels(JobDirectory(Path(shard.job))) as (labels, companions):
-            notes = self._segment(volume, labels, companions, shard.intensity)
+            notes = self._segment(volume, labels, companions, shard.source, shard.intensity)
         self._directory.write_result(ShardResult(notes=tuple(notes), peak_rss_bytes=peak_rss_bytes()))
 
     @contextmanager
     def _opened_labels(self, directory: JobDirectory) -> Iterator[tuple[LabelFile, CompanionFiles]]:
+        """The files of the job: made by its own worker while no shard runs, and then only written to."""
         grid, dtype = self._spec.grid, label_dtype(self._model.highest_label)
+        place, create = directory.companion_path, self._spec.shard is None
         with (
-            directory.open_labels(grid, dtype, create=True) as labels,
-            CompanionFiles(directory.companion_path, self._companions, grid.shape, create=True) as companions,
+            directory.open_labels(grid, dtype, create=create, update=True) as labels,
+            CompanionFiles(place, self._companions, grid.shape, create=create, update=True) as companions,
         ):
             yield labels, companions
 
@@ -159,11 +187,17 @@ class JobRun:
         return source, intensity
 
     def _segment(
-        self, volume: Volume, labels: LabelFile, companions: CompanionFiles, intensity: IntensityStatistics
+        self,
+        volume: Volume,
+        labels: LabelFile,
+        companions: CompanionFiles,
+        source: str,
+        intensity: IntensityStatistics,
     ) -> list[str]:
         axis = self._runner.sweep_axis(self._model, volume.grid, self._params, self._spec.device)
         shard = self._spec.shard
-        notes = self._divide(labels, companions, intensity, axis) if self._spec.config.shards > 1 and not shard else []
+        divided = self._spec.config.shards > 1 and not shard
+        notes = self._divide(labels, companions, source, intensity, axis) if divided else []
         taker = LabelTaker(
             directory=self._directory,
             labels=labels,
@@ -173,6 +207,7 @@ class JobRun:
             axis=axis,
             policy=self._spec.config.preview,
             log=self._log,
+            source=source,
             rows=range(shard.first, shard.stop) if shard else None,
         )
         context = WorkerContext(
@@ -200,7 +235,7 @@ class JobRun:
         return [*notes, *context.notes]
 
     def _divide(
-        self, labels: LabelFile, companions: CompanionFiles, intensity: IntensityStatistics, axis: int
+        self, labels: LabelFile, companions: CompanionFiles, source: str, intensity: IntensityStatistics, axis: int
     ) -> list[str]:
         """Have several workers segment the volume; then every label is final."""
         crew = ShardCrew(
@@ -210,6 +245,7 @@ class JobRun:
             bounds=self._bounds(self._spec.config.shards),
             axis=axis,
             intensity=intensity,
+            source=source,
             source_state=source_state(self._source),
             dtype=labels.dtype,
             log=self._log,
@@ -219,7 +255,11 @@ class JobRun:
         self._shard_bytes = result.peak_rss_bytes
         self._directory.write_checkpoint(
             Checkpoint(
-                rows=self._spec.grid.shape[axis], dtype=labels.dtype.name, axis=axis, companions=companions.names
+                rows=self._spec.grid.shape[axis],
+                dtype=labels.dtype.name,
+                axis=axis,
+                companions=companions.names,
+                source=source,
             )
         )
         most = crew.bounds == self._bounds(len(crew.bounds))
@@ -227,7 +267,7 @@ class JobRun:
         return [told + ("; the volume cannot be cut into more" if most else ""), *result.notes]
 
     def _bounds(self, count: int) -> tuple[int, ...]:
-        return tuple(self._runner.shard_bounds(self._model, self._spec.grid, self._params, self._spec.device, count))
+        return shard_bounds(self._runner, self._model, self._spec.grid, self._params, self._spec.device, count)
 
     def _measure(self, labels: LabelFile) -> tuple[LabelStatistics, ...]:
         sections = self._spec.grid.shape[0]

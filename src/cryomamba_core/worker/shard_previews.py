@@ -43,7 +43,8 @@ class ShardPreviews:
         stop[self._axis] = min(stop[self._axis], rows.stop)
         if start[self._axis] < stop[self._axis]:
             covered = Region(start=to_index(start), stop=to_index(stop))
-            self._pieces[number] = _Piece(place=tuple(picked), labels=preview.labels()[tuple(picked)], covered=covered)
+            labels = preview.labels()[tuple(picked)].copy()  # a view would keep all of the preview
+            self._pieces[number] = _Piece(place=tuple(picked), labels=labels, covered=covered)
 
     def snapshot(self) -> Preview:
         """All of them; where two shards share a coarse voxel, the label of either goes before the background."""

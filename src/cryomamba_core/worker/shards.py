@@ -23,6 +23,7 @@ from cryomamba_core.events import Completed, Failed, PreviewReady, Progress
 from cryomamba_core.interfaces import Executor, Resources, WorkerHandle
 from cryomamba_core.job_directory import JobDirectory, JobSpec, ShardResult, ShardSpec
 from cryomamba_core.settings import Settings
+from cryomamba_core.sharding import shard_places
 from cryomamba_core.volumes import IntensityStatistics
 from cryomamba_core.worker.context import StopOrders
 from cryomamba_core.worker.reporting import EventLog
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the shards.
 LOOK_INTERVAL = 0.1
+#: Seconds between two looks at a shard beyond which nobody could look: the machine slept, or was busy with another.
+LONG_LOOK = 1.0
 #: Seconds between asking a shard's worker to end and forcing it.
 KILL_GRACE = 3.0
 #: Bytes of the log of a lost worker that are kept in the log of the job.
@@ -76,18 +79,20 @@ class Shard:
     _completed: bool = False
     _beat: float | None = None
     _beaten_at: float = Factory(time.monotonic)
+    _looked_at: float = Factory(time.monotonic)
 
     def begin(self, spec: JobSpec) -> None:
         """Make its directory ready for another worker."""
         self.directory.begin_attempt(spec)
         self.attempt, self.failure, self._offset, self._completed = spec.attempt, None, 0, False
-        self._beat, self._beaten_at = None, time.monotonic()
+        self._beat = None
+        self._beaten_at = self._looked_at = time.monotonic()
 
     def read_events(self) -> bool:
         """Take in what is new; whether there is a new preview."""
         shown = False
         for event, offset in self.directory.events(self._offset):
-            self._offset = offset
+            self._offset, self._beaten_at = offset, time.monotonic()
             if isinstance(event, Progress) and event.progress.stage == "segmenting":
                 self.done, self.total, self.unit = event.progress.done, event.progress.total, event.progress.unit
             elif isinstance(event, PreviewReady):
@@ -105,11 +110,12 @@ class Shard:
         return self.result is not None
 
     def silent_for(self) -> float:
-        """Seconds since it was last seen to live."""
-        beat = self.directory.last_beat()
-        if beat != self._beat:
-            self._beat, self._beaten_at = beat, time.monotonic()
-        return time.monotonic() - self._beaten_at
+        """Seconds since it was last seen to live, without those in which nobody could look."""
+        beat, now = self.directory.last_beat(), time.monotonic()
+        excused = max(0.0, now - self._looked_at - LONG_LOOK)
+        self._beaten_at = min(now, self._beaten_at + excused) if beat == self._beat else now
+        self._beat, self._looked_at = beat, now
+        return now - self._beaten_at
 
 
 class ShardCrew:
@@ -129,6 +135,8 @@ class ShardCrew:
         Along which they are counted.
     intensity
         Grey values of the volume.
+    source
+        SHA-256 of the tomogram.
     source_state
         See `ShardSpec`.
     dtype
@@ -148,6 +156,7 @@ class ShardCrew:
         bounds: tuple[int, ...],
         axis: int,
         intensity: IntensityStatistics,
+        source: str,
         source_state: tuple[int, int, int],
         dtype: np.dtype[Any],
         log: EventLog,
@@ -170,11 +179,12 @@ class ShardCrew:
                 first=shard.rows.start,
                 stop=shard.rows.stop,
                 intensity=intensity,
+                source=source,
                 source_state=source_state,
             )
             for shard in self._shards
         }
-        self._places: list[Resources] = []
+        self._places: tuple[Resources, ...] = ()
         self._policy = self._spec.config.preview
         self._previews = ShardPreviews(self._spec.grid, axis, dtype, self._policy)
         self._shown_at = -np.inf
@@ -183,7 +193,7 @@ class ShardCrew:
     def run(self) -> ShardResult:
         """See every shard through; returns the notes of all, and what they held at their peaks, added up.
 
-        Whatever it raises, no worker is left.
+        None may be left of an earlier attempt; see `end_left`. Whatever it raises, no worker is left.
 
         Raises
         ------
@@ -191,12 +201,14 @@ class ShardCrew:
             If there is an order to stop.
         WorkerDied
             If as many workers of one shard were lost as may.
+        PluginFault
+            If the executor has no place for a shard.
         CryoMambaError
             What the worker of a shard failed with.
         """
         devices = self._spec.devices or (self._spec.device,)
         resources = Resources(device=self._spec.device, threads=self._spec.threads)
-        self._places = list(self._executor.places(resources, devices, len(self._shards)))
+        self._places = shard_places(self._executor, resources, devices, len(self._shards))
         try:
             for shard in self._shards:
                 self._take_over(shard)
@@ -218,12 +230,9 @@ class ShardCrew:
         )
 
     def _take_over(self, shard: Shard) -> None:
-        """End the worker that an earlier attempt at the job has left, and keep what it achieved."""
+        """Keep what an earlier attempt at the job has achieved."""
         if not shard.directory.path.exists():
             return
-        for handle in (shard.directory.handle(), self._executor.find(shard.directory.path)):
-            if handle is not None:
-                self._executor.cancel(handle, grace=0)
         earlier = self._earlier(shard)
         if earlier is None:
             shard.directory.clear_labels()
@@ -234,18 +243,18 @@ class ShardCrew:
         self._show_later(shard)
 
     def _earlier(self, shard: Shard) -> JobSpec | None:
-        """What the last worker was told, if the rows were the same."""
+        """What the last worker was told, if rows and tomogram were the same."""
         try:
             earlier = shard.directory.spec()
         except StorageDamaged:
             return None
-        told, told_then = self._told[shard.number], earlier.shard
-        same = told_then is not None and (told.axis, told.first, told.stop) == (
-            told_then.axis,
-            told_then.first,
-            told_then.stop,
+        if earlier.shard is None:
+            return None
+        told, then = (
+            (spec.axis, spec.first, spec.stop, spec.intensity, spec.source)
+            for spec in (self._told[shard.number], earlier.shard)
         )
-        return earlier if same else None
+        return earlier if told == then else None
 
     def _start_waiting(self) -> None:
         free = self._free_places()
@@ -272,7 +281,11 @@ class ShardCrew:
                 shard=self._told[shard.number],
             )
         )
-        shard.handle, shard.place = self._executor.start(shard.directory.path, resources), place
+        try:
+            shard.handle, shard.place = self._executor.start(shard.directory.path, resources), place
+        except Exception:
+            _end_on(shard.directory, self._executor)  # perhaps it runs, and only that could not be told
+            raise
         shard.directory.write_handle(shard.handle)
 
     def _look(self, shard: Shard, handle: WorkerHandle) -> None:
@@ -280,6 +293,7 @@ class ShardCrew:
         if shard.read_events():
             self._show_later(shard)
         if shard.failure is not None:
+            self._orders.obey()
             self._keep_log(shard)
             raise error_of(shard.failure)
         how = ended.reason if ended is not None else ""
@@ -291,6 +305,7 @@ class ShardCrew:
                 self._lose(shard, how)
 
     def _lose(self, shard: Shard, how: str) -> None:
+        self._orders.obey()
         shard.losses += 1
         self._keep_log(shard)
         most = self._settings.max_attempts
@@ -339,3 +354,27 @@ class ShardCrew:
         if running:
             with ThreadPoolExecutor(len(running)) as pool:
                 list(pool.map(lambda handle: self._executor.cancel(handle, KILL_GRACE), running))
+
+
+def end_left(directory: JobDirectory, executor: Executor) -> None:
+    """End the workers that an earlier attempt at a job has left on its shards: nothing else may write to its files.
+
+    Parameters
+    ----------
+    directory
+        The job's.
+    executor
+        Has started them.
+    """
+    for shard in directory.shards():
+        handle = shard.handle()
+        if handle is not None:
+            executor.cancel(handle, grace=0)
+        _end_on(shard, executor)
+
+
+def _end_on(shard: JobDirectory, executor: Executor) -> None:
+    """End the worker that runs on the directory of a shard, if the executor finds one."""
+    handle = executor.find(shard.path)
+    if handle is not None:
+        executor.cancel(handle, grace=0)

@@ -47,6 +47,8 @@ class LabelTaker:
         How the job is previewed.
     log
         Hears of previews.
+    source
+        SHA-256 of the tomogram: labels of another one are not gone on from.
     rows
         Those along `axis` that are asked for; None for all. Others are left as they are.
     """
@@ -62,6 +64,7 @@ class LabelTaker:
         axis: int,
         policy: PreviewPolicy,
         log: EventLog,
+        source: str,
         rows: range | None = None,
     ) -> None:
         self._directory = directory
@@ -72,6 +75,7 @@ class LabelTaker:
         self._axis = axis
         self._policy = policy
         self._log = log
+        self._source = source
         self._previews = PreviewBuilder(grid, labels, policy, companions.kinds if policy.max_voxels else ())
         self._extent = grid.shape[axis]
         self._row_voxels = grid.voxels // self._extent
@@ -88,7 +92,7 @@ class LabelTaker:
 
     def _earlier_rows(self) -> int:
         checkpoint = self._directory.checkpoint()
-        if checkpoint is None or checkpoint.axis != self._axis:
+        if checkpoint is None or checkpoint.axis != self._axis or checkpoint.source != self._source:
             return 0
         if np.dtype(checkpoint.dtype) != self._labels.dtype or checkpoint.companions != self._companions.names:
             return 0
@@ -227,7 +231,9 @@ class LabelTaker:
             self._labels.sync()
             self._companions.sync()
             dtype, companions = self._labels.dtype.name, self._companions.names
-            self._directory.write_checkpoint(Checkpoint(rows=rows, dtype=dtype, axis=self._axis, companions=companions))
+            self._directory.write_checkpoint(
+                Checkpoint(rows=rows, dtype=dtype, axis=self._axis, companions=companions, source=self._source)
+            )
 
     def finish(self) -> None:
         """Check that nothing is missing, checkpoint, and show the final preview."""

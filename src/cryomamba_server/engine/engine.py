@@ -16,11 +16,11 @@ import uuid_utils
 from attrs import evolve
 
 from cryomamba_core.artifacts import Artifact
-from cryomamba_core.errors import CryoMambaError, SubmissionInFlight, UnknownObject
+from cryomamba_core.errors import CryoMambaError, InvalidParameter, SubmissionInFlight, UnknownObject
 from cryomamba_core.events import JobEvent
 from cryomamba_core.files import FileRecord
 from cryomamba_core.hookspecs import API_VERSION
-from cryomamba_core.interfaces import ServerInfo, Storage
+from cryomamba_core.interfaces import Executor, ServerInfo, Storage
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.jobs import JobConfig, JobRecord, JobState
 from cryomamba_core.models import ModelInfo
@@ -39,7 +39,7 @@ from cryomamba_server.engine.ledger import Ledger
 from cryomamba_server.engine.leftovers import clear, order_cancel
 from cryomamba_server.engine.publishing import artifact_key
 from cryomamba_server.engine.receiving import OnPiece, receive
-from cryomamba_server.engine.records import StoredFile, Work, now
+from cryomamba_server.engine.records import SEPARATOR, StoredFile, Work, now
 from cryomamba_server.engine.scheduler import Scheduler
 from cryomamba_server.engine.store import JobStore
 from cryomamba_server.engine.supervision import Supervision
@@ -139,7 +139,7 @@ class Engine:
         self._settings = settings
         self._executor = host.executors.get(executor)
         self.storage: Storage = host.storages.get(storage)
-        self.devices = tuple(self._executor.slots())
+        self.devices = _slots(self._executor)
         self._paths = AllowedPaths(allow_roots, settings.data_dir)  # before anything is opened: it may refuse
         self.database = Database(settings.data_dir)
         self._store = JobStore(self.database)
@@ -390,3 +390,15 @@ class Engine:
         except (CryoMambaError, OSError) as error:
             log.warning("the preview of job %s cannot be read: %s", job_id, error)
             return None
+
+
+def _slots(executor: Executor) -> tuple[str, ...]:
+    """The slots of an executor; raises `InvalidParameter` for names that the job store could not keep."""
+    slots = tuple(executor.slots())
+    for slot in slots:
+        if SEPARATOR in slot:
+            raise InvalidParameter(
+                f"executor {executor.name} has a slot called {slot!r}, with a {SEPARATOR!r} in it",
+                hint="give each device a name of its own in CRYOMAMBA_DEVICES or in the settings' list `devices`",
+            )
+    return slots

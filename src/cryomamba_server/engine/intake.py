@@ -19,6 +19,7 @@ from cryomamba_core.labels import label_dtype
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.plans import RunPlan
 from cryomamba_core.plugins import PluginHost
+from cryomamba_core.sharding import shard_bounds, shard_places
 from cryomamba_core.wire import from_plain, to_plain
 from cryomamba_server.engine.fitting import Memory, plan_run
 from cryomamba_server.engine.queue import helpful_slots
@@ -89,9 +90,9 @@ class Room:
         return self.slots[0] if self.slots else "cpu"
 
     def shards_at_once(self, shards: int) -> int:
-        """How many of a job's shards would run at the same time; raises as `Executor.places`."""
+        """How many of a job's shards would run at the same time; raises as `shard_places`."""
         slots = (self.device, *helpful_slots(self.device, self.slots[1:], shards=shards))
-        return len(self.executor.places(Resources(device=self.device, threads=self.threads), slots, shards))
+        return len(shard_places(self.executor, Resources(device=self.device, threads=self.threads), slots, shards))
 
 
 def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Room, memory: Memory) -> Accepted:
@@ -120,7 +121,7 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Roo
         grid = volume.grid
     shards = at_once = 1
     if config.shards > 1:
-        shards = len(runner.shard_bounds(model, grid, params, room.device, config.shards)) - 1
+        shards = len(shard_bounds(runner, model, grid, params, room.device, config.shards)) - 1
         at_once = room.shards_at_once(shards)
     plan = plan_run(runner, model, grid, params, device=room.device, memory=memory, at_once=at_once)
     plan = evolve(plan, shards=shards)

@@ -18,7 +18,7 @@ from cryomamba_core.interfaces import WorkerHandle
 from cryomamba_core.jobs import JobConfig, JobProgress, JobRecord, JobState
 from cryomamba_core.wire import dump_json, from_plain, load_json
 
-#: Between the slots of a job: names of devices have none.
+#: Between the slots of a job: an engine refuses slots whose names have one.
 SEPARATOR = ","
 
 

@@ -343,6 +343,7 @@ class Supervision:
             versions = await self._insist(self._publish, end)
             record = await self._ledger.persist(store.complete, job_id, attempt, end.artifacts, versions)
         elif isinstance(end, Failed):
+            await self._stop_worker()  # it may have been unable to end those of its shards
             await self._tidy(JobDirectory.clear_artifacts)
             record = await self._ledger.persist(store.fail, job_id, attempt, end.error)
         elif end is not None or self._work.cancel_requested or await self._insist(self._is_to_stop):

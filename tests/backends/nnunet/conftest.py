@@ -152,6 +152,25 @@ def noise() -> Callable[..., np.ndarray]:
     return make
 
 
+@pytest.fixture(scope="session")
+def vesicles():
+    """What tiny-tomo was trained on: dark shells and balls in noise, so that its answers are no coin tosses."""
+    from scipy.ndimage import gaussian_filter
+
+    def make(shape, seed=1):
+        random = np.random.default_rng(seed)
+        place = np.indices(shape, np.float32)
+        density = np.zeros(shape, np.float32)
+        count = 1 + round(np.prod(shape) / 150_000)
+        for kind in ["shell", "ball", "ball", "ball", "ball"] * count:
+            centre = random.uniform(0, 1, 3) * shape
+            distance = np.sqrt(sum((axis - at) ** 2 for axis, at in zip(place, centre, strict=True)))
+            density[np.abs(distance - random.uniform(12, 24)) < 2 if kind == "shell" else distance < 4.5] = 1
+        return (128 - 25 * gaussian_filter(density, 0.7) + random.normal(0, 6, shape)).astype(np.float32)
+
+    return make
+
+
 @pytest.fixture
 def edited_model(tiny_tomo_model: Path, tmp_path: Path) -> Callable[..., Path]:
     """Copies of tiny-tomo with other plans, labels or weights, as trained-model folders.

@@ -15,6 +15,7 @@ from attrs import asdict, evolve
 
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
 from cryomamba_backends.nnunet import coarse, course, fixed_point, forward
+from cryomamba_backends.nnunet import runner as runner_module
 from cryomamba_backends.nnunet.course import Course, choose_course
 from cryomamba_backends.nnunet.forward import Forward, Work
 from cryomamba_backends.nnunet.params import NNUNetParams
@@ -33,25 +34,6 @@ DIFFERENT, DICE = 1e-4, 0.999
 
 #: Weight of tiles, 10 in the middle of one, from which on 6e-8 is less than a hundred-thousandth of a score.
 JUDGED_FROM = 1e-2
-
-
-@pytest.fixture(scope="session")
-def vesicles():
-    """What tiny-tomo was trained on: dark shells and balls in noise, so that its answers are no coin tosses."""
-    from scipy.ndimage import gaussian_filter
-
-    def make(shape, seed=1):
-        random = np.random.default_rng(seed)
-        place = np.indices(shape, np.float32)
-        density = np.zeros(shape, np.float32)
-        count = 1 + round(np.prod(shape) / 150_000)
-        for kind in ["shell", "ball", "ball", "ball", "ball"] * count:
-            centre = random.uniform(0, 1, 3) * shape
-            distance = np.sqrt(sum((axis - at) ** 2 for axis, at in zip(place, centre, strict=True)))
-            density[np.abs(distance - random.uniform(12, 24)) < 2 if kind == "shell" else distance < 4.5] = 1
-        return (128 - 25 * gaussian_filter(density, 0.7) + random.normal(0, 6, shape)).astype(np.float32)
-
-    return make
 
 
 @pytest.fixture
@@ -224,6 +206,17 @@ def test_a_job_keeps_the_precision_of_its_first_machine_or_is_refused(small, run
         blocks_of(runner, model, vesicles((32, 32, 32)), **asdict(evolve(settled, mirroring=False)))
 
 
+def test_a_pytorch_that_does_not_convolve_bytes_gets_single_precision(small, runner, cpu_flags, monkeypatch, vesicles):
+    _, model = small()
+    cpu_flags("amx_int8 amx_bf16")
+    for module in (runner_module, forward):
+        monkeypatch.setattr(module, "bytes_convolve", lambda: False)
+    assert runner.settle(model, NNUNetParams(), "cpu").precision == "single"
+    assert runner.settle(model, NNUNetParams(precision="fixed"), "cpu").precision == "fixed"
+    _, context = blocks_of(runner, model, vesicles((32, 32, 32)))
+    assert "single precision" in context.notes[0]
+
+
 def test_devices_that_are_not_there_are_refused_with_a_hint(small, runner, monkeypatch):
     _, model = small()
     grid = VoxelGrid(shape=(64, 64, 64), voxel_size=(1, 1, 1))
@@ -376,3 +369,24 @@ def test_a_coarse_answer_is_left_out_where_nobody_needs_it(small, runner, vesicl
     assert not has_coarse(context={"final_rows": 50})
     monkeypatch.setattr(coarse, "SHARE_FAST", 0.01)
     assert not has_coarse()
+
+
+def test_a_coarse_answer_is_weighed_with_tiles_of_unequal_edges_that_are_swept_along_another_axis(
+    runner, edited_model, vesicles, monkeypatch
+):
+    def flat_tiles(plans):
+        configuration = plans["configurations"]["3d_fullres"]
+        configuration["patch_size"] = [12, 32, 32]
+        strides = configuration["architecture"]["arch_kwargs"]["strides"]
+        strides[-1] = [1, 2, 2]
+
+    def flat_kernel(checkpoint):
+        weights, name = checkpoint["network_weights"], "decoder.transpconvs.0.weight"
+        weights[name] = weights[name][:, :, :1].clone()
+
+    model = runner.install(edited_model("flat", plans=flat_tiles, checkpoint=flat_kernel), name="flat")
+    monkeypatch.setattr(coarse, "SHORT", 0)
+    monkeypatch.setattr(coarse, "SHARE_FAST", 1)
+    blocks, context = blocks_of(runner, model, vesicles((12, 160, 40)), precision="single")
+    assert "along Y" in context.notes[0]
+    assert blocks[0].provisional

@@ -58,6 +58,40 @@ def test_extreme_numbers_of_the_range_do_not_wrap_around():
 
 
 @torch.inference_mode()
+def test_numbers_whose_steps_have_no_reciprocal_are_zero():
+    plain = torch.nn.Conv3d(2, 2, 3, padding=1)
+    for value in (1e-34, -1e-38, 1e-42):
+        found = made(plain)(torch.full((1, 2, 4, 4, 4), value))
+        torch.testing.assert_close(found, plain.bias[:, None, None, None].expand(found.shape))
+
+
+@torch.inference_mode()
+def test_a_few_extreme_numbers_do_not_make_the_others_coarse():
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.nn.Conv3d(5, 7, 3, padding=1)
+    maps = torch.randn((1, 5, 20, 20, 20), generator=generator)
+    usual = (made(plain)(maps) - in_double(plain, maps)).std()
+    maps[0, :, 8, 8, 8], maps[0, 2, 3, 19, 0] = 1e3, -1e5
+    expected = in_double(plain, maps)
+    error = (made(plain)(maps) - expected).abs()
+    untouched = torch.nn.functional.max_pool3d(maps.abs().amax(1, keepdim=True), 3, 1, 1) < 10
+    # Steps are 32 times the usual numbers then, whose largest are 4 times them.
+    assert error.mul(untouched).max() < 8 * 6 * usual
+    assert error.max() < 1e-4 * expected.abs().max()
+
+
+@torch.inference_mode()
+def test_an_image_is_computed_the_same_beside_any_other():
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.nn.Conv3d(5, 7, 3, padding=1)
+    maps = torch.randn((2, 5, 9, 10, 11), generator=generator)
+    maps[1, 0, 4, 4, 4] = 1e4
+    both = made(plain)(maps)
+    for image in range(2):
+        assert torch.equal(both[image : image + 1], made(plain)(maps[image : image + 1]))
+
+
+@torch.inference_mode()
 def test_numbers_that_are_not_finite_stay_so():
     maps = torch.ones((1, 2, 4, 4, 4))
     for value in (np.inf, -np.inf, np.nan):
