@@ -50,6 +50,7 @@ def test_channels_of_little_spread_are_normalised_as_in_double_precision(shape, 
         parameter.copy_(torch.randn(channels, generator=random))
     maps = -2 + 0.01 * torch.randn((2, *shape), generator=random)
     maps += torch.linspace(0, 0.05, size[0]).view(-1, *[1] * (len(size) - 1))  # and a slope over pieces
+    maps = maps.contiguous(memory_format={3: torch.channels_last_3d, 2: torch.channels_last}[len(size)])
     found = with_threads(lambda: side_by_side(plain)(maps), 1, 2, 3, 5)
     expected = plain.double()(maps.double())
     # The mean is 200 times the spread, and single precision has steps of 6e-8 of it.
