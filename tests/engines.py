@@ -31,6 +31,9 @@ OWNER = "ada"
 #: Seconds after which a test gives up waiting; nothing takes so long, even on a busy machine.
 DEADLINE = 120
 
+#: Files of a job's directory that outlive its work.
+KEPT = {"artifacts", "cancel", "events.jsonl", "heartbeat", "job.json", "worker.log"}
+
 
 def make_settings(data_dir, **values):
     return Settings(data_dir=Path(data_dir), **values)

@@ -9,7 +9,8 @@ import pytest
 from cryomamba_core import companions
 from cryomamba_core.companions import BinnedArray, Companion, CompanionFiles, companion_artifacts
 from cryomamba_core.errors import InvalidParameter, PluginFault
-from cryomamba_core.geometry import Region
+from cryomamba_core.geometry import Region, VoxelGrid
+from cryomamba_core.interfaces import Exporter
 from cryomamba_core.labels import LabelBlock
 
 
@@ -37,6 +38,19 @@ def exporter(suffix, *, writes=True, stem="mask"):
     return SimpleNamespace(
         artifact=stem + suffix, writes_companions=writes, companion_artifact=lambda companion: companion.name + suffix
     )
+
+
+def test_an_exporter_that_says_it_writes_companions_and_does_not_is_at_fault(tmp_path):
+    class Boasting(Exporter):
+        name, artifact, suffix, media_type = "boasting", "mask.b", ".b", "x/b"
+        writes_companions = True
+
+        def write(self, labels, grid, info, path):
+            return ()
+
+    values, grid = np.zeros((1, 2, 2), np.uint8), VoxelGrid(shape=(1, 2, 2), voxel_size=(1, 1, 1))
+    with pytest.raises(PluginFault, match="boasting says that it writes companions"):
+        Boasting().write_companion(values, grid, Companion(name="doubt", meaning=""), None, tmp_path / "doubt.b")
 
 
 def test_each_exporter_that_can_writes_each_companion():

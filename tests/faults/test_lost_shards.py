@@ -8,7 +8,7 @@ import pytest
 import trio
 import unprotected
 from attrs import evolve
-from engines import DEADLINE, OWNER, heard, make_host, open_gate, steps, workers_of
+from engines import DEADLINE, KEPT, OWNER, heard, make_host, open_gate, steps, workers_of
 
 from cryomamba_core.artifacts import Manifest
 from cryomamba_core.errors import StorageDamaged
@@ -136,14 +136,7 @@ async def test_a_canceled_job_of_shards_leaves_no_process_and_no_file_of_its_wor
         record = await engine.cancel(job.id, owner=OWNER)
     assert record.state is JobState.CANCELED
     assert not workers_of(settings.data_dir)
-    assert {path.name for path in directory.path.iterdir()} <= {
-        "artifacts",
-        "cancel",
-        "events.jsonl",
-        "heartbeat",
-        "job.json",
-        "worker.log",
-    }
+    assert {path.name for path in directory.path.iterdir()} <= KEPT
 
 
 async def test_a_job_fails_when_the_workers_of_one_shard_are_all_killed_and_can_be_retried(settings, tomogram, gate):

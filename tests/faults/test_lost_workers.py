@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import strangers
-from engines import OWNER, heard, make_host, open_gate, steps, workers_of
+from engines import KEPT, OWNER, heard, make_host, open_gate, steps, workers_of
 
 from cryomamba_core.events import Completed, Failed, PreviewReady, StateChanged
 from cryomamba_core.job_directory import JobDirectory
@@ -66,14 +66,7 @@ async def test_a_canceled_job_leaves_no_process_and_no_file_of_its_work(settings
         record = await engine.cancel(job.id, owner=OWNER)
     assert record.state is JobState.CANCELED
     assert not workers_of(settings.data_dir)
-    assert {path.name for path in directory.path.iterdir()} <= {
-        "artifacts",
-        "cancel",
-        "events.jsonl",
-        "heartbeat",
-        "job.json",
-        "worker.log",
-    }
+    assert {path.name for path in directory.path.iterdir()} <= KEPT
     assert not list(directory.artifacts_path.iterdir())
     assert not (settings.data_dir / "artifacts").exists()
 

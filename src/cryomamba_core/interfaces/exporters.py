@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from cryomamba_core.artifacts import RunInfo
 from cryomamba_core.companions import Companion
+from cryomamba_core.errors import PluginFault
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.label_file import LabelArray
 
@@ -72,5 +73,10 @@ class Exporter(ABC):
         -------
         notes
             As of `write`.
+
+        Raises
+        ------
+        PluginFault
+            If an exporter says that it does, and has no method for it.
         """
-        raise NotImplementedError(f"{self.name} writes no companions")
+        raise PluginFault(f"the exporter {self.name} says that it writes companions, and does not")
