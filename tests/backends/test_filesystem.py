@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_disks import small_disk_at
 
 from cryomamba_backends.filesystem import plugin, storage
 from cryomamba_backends.filesystem.storage import FilesystemStorage
@@ -41,15 +42,8 @@ def store(root):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk_at(tmp_path / "disk", 4) as folder:
+        yield folder
 
 
 def put(store, key, content):

@@ -1,11 +1,11 @@
 """Fixtures for tests that kill, fill and take away."""
 
 import os
-import subprocess
 
 import engines
 import pytest
 import trio
+from small_disks import small_disk_at
 
 from cryomamba_core.job_directory import JobDirectory
 
@@ -81,14 +81,5 @@ def no_worker(settings):
 @pytest.fixture
 def small_disk(request, tmp_path):
     """A file system in memory, of as many MiB as the module's `DISK_MIB` says."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={request.module.DISK_MIB}m", "tmpfs", str(folder)]
-    try:
-        mounted = os.geteuid() == 0 and not subprocess.run(command, check=False, capture_output=True).returncode
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("only root can mount a small file system, and not everywhere")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk_at(tmp_path / "small", request.module.DISK_MIB) as folder:
+        yield folder

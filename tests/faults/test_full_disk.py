@@ -1,13 +1,12 @@
 """A disk that is full: the job says so, nothing half-made stays, and the engine lives."""
 
-import os
-
 import mrcfile
 import numpy as np
 import pytest
 import trio
 from attrs import evolve
 from engines import DEADLINE, OWNER, heard, make_host, make_settings, make_tomogram, steps
+from small_disks import fill
 
 from cryomamba_backends.formats.mrc import plugin as mrc
 from cryomamba_core.events import Completed
@@ -30,16 +29,6 @@ def settings(small_disk):
 @pytest.fixture
 def tomogram(tmp_path):
     return make_tomogram(tmp_path / "a.npy", SHAPE)
-
-
-def fill(folder, *, leave):
-    """Take all space but `leave` bytes."""
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
-    ballast = folder / "ballast"
-    with ballast.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, free - leave)
-    return ballast
 
 
 async def queue(settings, tomogram, monkeypatch, *, max_voxels=1000):

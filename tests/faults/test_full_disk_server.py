@@ -11,6 +11,7 @@ import pytest
 import unprotected
 from engines import DEADLINE, make_tomogram, open_gate, steps, workers_of
 from servers import SCOPES, ServerProcess
+from small_disks import fill
 from uploading import PART, digest, mrc_bytes, sha256, split
 
 from cryomamba_core.events import PreviewReady
@@ -49,15 +50,6 @@ def start_server(tmp_path, small_disk):
         server.kill()
         for worker in workers_of(server.data_dir):
             worker.kill()
-
-
-def fill(folder, *, leave=0):
-    """Take all space but `leave` bytes."""
-    status = os.statvfs(folder)
-    ballast = folder / "ballast"
-    with ballast.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - leave)
-    return ballast
 
 
 def request_of(tomogram, **params):

@@ -1,11 +1,10 @@
 """Artifacts on their way here, where something else goes wrong than the line."""
 
 import hashlib
-import os
-import subprocess
 
 import pytest
 import servers
+from small_disks import small_disk_at
 
 from cryomamba_backends.http_transport.partial_file import PartialFile
 from cryomamba_core.artifacts import Artifact
@@ -219,13 +218,8 @@ def test_wrong_content_leaves_nothing(folder):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 16 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("only root can mount a small file system, and not everywhere")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk_at(tmp_path / "disk", 16) as folder:
+        yield folder
 
 
 async def test_a_disk_that_is_full_is_said_so_and_left_as_it_was(small_disk, tmp_path, session_with, write_npy):
