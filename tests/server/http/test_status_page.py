@@ -18,6 +18,7 @@ from attrs import evolve
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
 from cryomamba_core.geometry import Region, VoxelGrid
@@ -75,7 +76,9 @@ class Browser:
         field = self.driver.find_element(By.ID, "token")
         field.clear()
         field.send_keys(token)
-        self.driver.find_element(By.CSS_SELECTOR, ".login button").click()
+        button = self.driver.find_element(By.CSS_SELECTOR, ".login button")
+        button.click()
+        WebDriverWait(self.driver, engines.DEADLINE, 0.05).until(staleness_of(button))
 
     def text(self, selector="body"):
         found = "const found = document.querySelector(arguments[0]); return found ? found.innerText : ''"
@@ -165,13 +168,13 @@ async def test_a_visit_from_a_wrong_token_to_the_download_and_the_way_out(tmp_pa
         engine = server.services.engine
         await in_thread(browser.open, server.url)
         await in_thread(browser.log_in, "not a token")
-        assert "does not count" in await in_thread(browser.text, "[role=alert]")
+        await in_thread(browser.until, lambda: "does not count" in browser.text("[role=alert]"))
         assert all("401" in entry["message"] for entry in await in_thread(browser.complaints))
 
         job_id = await running_job(server, tomogram, gate)
         await in_thread(browser.log_in, server.token())
         await in_thread(browser.until, lambda: "grid4_ts_001.npy" in browser.text("#status"))
-        assert "Logged in as ada" in await in_thread(browser.text, "header")
+        await in_thread(browser.until, lambda: "Logged in as ada" in browser.text("header"))
         first_picture = await in_thread(browser.picture)
         first_share = float(await in_thread(browser.attribute, "progress", "value"))
         first_source = await in_thread(browser.attribute, "img.preview", "src")
@@ -213,7 +216,7 @@ async def test_without_a_script_the_page_renews_itself(tmp_path, browser):
         disable = partial(browser.driver.execute_cdp_cmd, "Emulation.setScriptExecutionDisabled", {"value": True})
         await in_thread(disable)
         await in_thread(browser.open, server.url)
-        assert "No job of yours runs" in await in_thread(browser.text, "#status")
+        await in_thread(browser.until, lambda: "No job of yours runs" in browser.text("#status"))
         markup = await in_thread(lambda: browser.driver.page_source)
         assert '<meta http-equiv="refresh"' in markup
 
