@@ -92,10 +92,15 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Core, client, server and file formats, without torch; as many tests at a time as there are processors."""
+    """Core, client, server and file formats, without torch; as many tests at a time as there are processors.
+
+    Between the oldest and the newest Python, what needs a running server is left out unless it is named.
+    """
     session.install("--editable", ".[server]", *_group("test"))
-    elsewhere = [f"--ignore=tests/{folder}" for folder in ("backends/nnunet", "faults", "gui")]
-    _pytest(session, "-n", "auto", *elsewhere, *session.posargs)
+    elsewhere = ["backends/nnunet", "faults", "gui"]
+    if session.python not in (PYTHONS[0], PYTHONS[-1]) and not session.posargs:
+        elsewhere += ["server", "integration"]
+    _pytest(session, "-n", "auto", *(f"--ignore=tests/{folder}" for folder in elsewhere), *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
@@ -120,9 +125,13 @@ def screenshots(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def tests_nnunet(session: nox.Session) -> None:
-    """Everything that needs torch: equality with stock nnU-Net, and the demonstration."""
+    """Everything that needs torch: equality with stock nnU-Net, and the demonstration.
+
+    As many tests at a time as there are processors, whose threads therefore do not spin for long while they wait.
+    """
     _require(session, "torch", "nnunetv2", "pytest")
-    _pytest(session, "-n", "auto", *(session.posargs or _tests_that_need_torch()))
+    wanted = session.posargs or _tests_that_need_torch()
+    _pytest(session, "-n", "auto", "--dist", "loadgroup", *wanted, env={"GOMP_SPINCOUNT": "10000"})
 
 
 @nox.session(python=False)
@@ -203,9 +212,9 @@ def _group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name))
 
 
-def _pytest(session: nox.Session, *arguments: str) -> None:
+def _pytest(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
     python = sys.executable if session.python is False else "python"
-    session.run(python, "-m", "pytest", *arguments)
+    session.run(python, "-m", "pytest", *arguments, env=env)
 
 
 def _on_screen(session: nox.Session, *words: str, env: dict[str, str]) -> None:

@@ -17,6 +17,9 @@ from cryomamba_core.labels import name_labels
 
 ARTIFACTS = ["mask.mrc", "mask.nii.gz", "mask.nrrd", "stats.json", "manifest.json"]
 
+#: One process runs them all, so that the demo runs once.
+pytestmark = pytest.mark.xdist_group("demo")
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):

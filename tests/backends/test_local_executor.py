@@ -14,7 +14,7 @@ import pytest
 
 from cryomamba_backends.local_executor import cores, plugin
 from cryomamba_backends.local_executor import executor as module
-from cryomamba_backends.local_executor.executor import THREAD_VARIABLES, LocalExecutor
+from cryomamba_backends.local_executor.executor import SPINS, THREAD_VARIABLES, WAITING_VARIABLES, LocalExecutor
 from cryomamba_backends.local_executor.processes import MARK, WorkerProcess, birth_of
 from cryomamba_core.errors import StorageDamaged, WorkerDied
 from cryomamba_core.interfaces import Resources, WorkerHandle
@@ -125,6 +125,21 @@ def test_without_a_number_of_threads_none_is_set(executor, worker, monkeypatch):
     assert not set(THREAD_VARIABLES) & set(psutil.Process(pid_of(worker.start(executor))).environ())
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({}, str(SPINS)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["by default", "the user's number", "the user's policy"],
+)
+def test_threads_that_wait_leave_the_cores_to_other_jobs(executor, worker, monkeypatch, own, expected):
+    for variable in WAITING_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in own.items():
+        monkeypatch.setenv(variable, value)
+    worker.write("ready()\nsignal.pause()")
+    environment = psutil.Process(pid_of(worker.start(executor))).environ()
+    assert environment.get("GOMP_SPINCOUNT") == expected
+
+
 def test_relative_paths_in_the_environment_keep_their_meaning(executor, worker, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"modules{os.pathsep}{tmp_path}")
@@ -201,7 +216,15 @@ STUBBORN = """
 """
 
 
-def family_of(handle):
+def family_of(handle, size):
+    """The worker's processes, once there are `size`: a program shows its environment a moment after it has begun."""
+    deadline = time.monotonic() + PATIENCE
+    while len(found := processes_of(handle)) != size:
+        assert time.monotonic() < deadline, found
+    return found
+
+
+def processes_of(handle):
     """The worker's processes, by the mark in their environment, and those below the worker."""
     mark = load_json(handle.token, WorkerProcess).mark
     found = set()
@@ -221,8 +244,7 @@ def still_running(processes):
 def test_a_stubborn_worker_is_ended_with_all_that_it_started(executor, worker):
     worker.write(STUBBORN)
     handle = worker.start(executor)
-    family = family_of(handle)
-    assert len(family) == 5
+    family = family_of(handle, 5)
     executor.cancel(handle, grace=0.2)
     assert still_running(family) == []
     assert executor.wait(handle, 0).code == -signal.SIGKILL
@@ -231,7 +253,7 @@ def test_a_stubborn_worker_is_ended_with_all_that_it_started(executor, worker):
 def test_what_a_dead_worker_left_behind_is_ended_too(executor, worker):
     worker.write(STUBBORN.replace(', env={"PATH": os.environ["PATH"]}', ""))
     handle = worker.start(executor)
-    family = family_of(handle)
+    family = family_of(handle, 5)
     os.kill(pid_of(handle), signal.SIGKILL)
     assert executor.wait(handle, PATIENCE).reason == "killed by signal 9 (SIGKILL)"
     assert len(still_running(family)) == 4

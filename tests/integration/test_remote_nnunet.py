@@ -22,6 +22,10 @@ JOB = ["--model", "cryomamba-demo", *(word for value in PARAMS for word in ("--p
 WANTED = ["--artifact", "mask.mrc", "--artifact", "manifest.json"]
 
 
+#: One process runs them all, so that the expected mask is made once.
+pytestmark = pytest.mark.xdist_group("remote nnU-Net")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("remote")
