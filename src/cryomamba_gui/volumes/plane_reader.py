@@ -19,7 +19,7 @@ from cryomamba_gui.volumes.blocks import Block, Blocks
 log: logging.Logger = logging.getLogger(__name__)
 
 #: Planes that are kept, in bytes.
-KEPT_BYTES = 128 << 20
+KEPT_BYTES = 64 << 20
 
 #: Seconds without a request after which the thread ends; the next request starts another.
 IDLE = 5.0
