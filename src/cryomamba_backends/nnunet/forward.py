@@ -17,6 +17,9 @@ from cryomamba_core.interfaces import RunContext
 if TYPE_CHECKING:
     import torch
 
+#: Pieces in which scores of a mirrored tile are turned back.
+MIRRORED_PIECES = 8
+
 
 def mirrorings(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """The combinations of axes along which a tile is mirrored, in stock's order, without the empty one."""
@@ -123,7 +126,7 @@ class Forward:
             prediction = self._run(network, tiles)
             for axes in self.mirror_axes:
                 dims = [axis + 2 for axis in axes]
-                prediction += torch.flip(self._run(network, torch.flip(tiles, dims)), dims)
+                add_mirrored(prediction, self._run(network, torch.flip(tiles, dims)), dims)
             if self.mirror_axes:
                 prediction /= len(self.mirror_axes) + 1
             return prediction
@@ -158,6 +161,18 @@ class Forward:
 
     def _to_sweep(self, scores: torch.Tensor) -> torch.Tensor:
         return scores.permute(0, *(axis + 1 for axis in self.course.order))
+
+
+def add_mirrored(total: torch.Tensor, image: torch.Tensor, dims: list[int]) -> None:
+    """Add `image` (tiles, heads, z, y, x), mirrored along `dims`, to `total`, piece by piece: no copy of it is held."""
+    import torch
+
+    depth = total.shape[2]
+    rows = -(-depth // MIRRORED_PIECES)
+    for start in range(0, depth, rows):
+        stop = min(start + rows, depth)
+        part = image[:, :, depth - stop : depth - start] if 2 in dims else image[:, :, start:stop]
+        total[:, :, start:stop] += torch.flip(part, dims)
 
 
 def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:

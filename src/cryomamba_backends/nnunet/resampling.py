@@ -139,7 +139,7 @@ def scores_on_source(
     ----------
     scores
         Given a row of the model's grid, yields pieces from there on in ascending order and without a gap:
-        their first row, and scores (heads, z, y, x).
+        their first row, and scores (heads, z, y, x) that last until the next.
     change
         From the volume's grid to the model's.
     first_row
@@ -165,9 +165,9 @@ def scores_on_source(
     start = 0
     for at, piece in scores(int(lower[row])):
         if held is None:
-            held, start = piece, at
+            held, start = piece.clone(), at
         else:
-            held = torch.cat([held[:, lower[row] - start :], piece], 1) if lower[row] < at else piece
+            held = torch.cat([held[:, lower[row] - start :], piece], 1) if lower[row] < at else piece.clone()
             start = min(int(lower[row]), at)
         depth = max(1, BLOCK_VOXELS // (len(held) * math.prod(change.source[1:])))
         ready = int(np.searchsorted(upper, start + held.shape[1]))

@@ -26,7 +26,10 @@ class Scores(Protocol):
         """Add the scores (heads, z, y, x) of a tile that starts at the first row; folds come in ascending order."""
 
     def mean(self, start: int, stop: int) -> torch.Tensor:
-        """Mean scores (heads, z, y, x) of rows of the padded volume over tiles and folds, in a tensor of its own."""
+        """Mean scores (heads, z, y, x) of rows of the padded volume over tiles and folds, in the place of their sums.
+
+        Ask once for each row, and use them before `move_to` is called again.
+        """
 
 
 class StockScores:
@@ -68,13 +71,11 @@ class StockScores:
 
     def mean(self, start: int, stop: int) -> torch.Tensor:
         """Mean scores of some rows."""
-        import torch
-
         assert self._start is not None
         rows = slice(start - self._start, stop - self._start)
         total: Any = None
         for sums in self._sums:
-            scores = torch.div(sums[:, rows], self._weights[rows])
+            scores = sums[:, rows].div_(self._weights[rows])
             _refuse_infinite(scores)
             total = scores if total is None else total.add_(scores)
         if len(self._sums) > 1:
@@ -126,10 +127,8 @@ class SingleScores:
 
     def mean(self, start: int, stop: int) -> torch.Tensor:
         """Mean scores of some rows."""
-        import torch
-
         assert self._start is not None
-        scores = torch.div(self._sums[:, start - self._start : stop - self._start], self._rows[start:stop])
+        scores = self._sums[:, start - self._start : stop - self._start].div_(self._rows[start:stop])
         scores /= self._lines
         scores /= self._columns
         _refuse_infinite(scores)
@@ -166,12 +165,13 @@ def _zeros(shape: tuple[int, ...], device: str) -> torch.Tensor:
 def _refuse_infinite(scores: torch.Tensor) -> None:
     import torch
 
-    low, high = torch.aminmax(scores)  # of both, a NaN anywhere makes NaN
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise UnusableVolume(
-            "the network's scores are not finite numbers",
-            hint="look for extreme voxels in the volume; if there are none, the model's weights are broken",
-        )
+    for head in scores:  # one by one, as PyTorch copies what does not lie in one piece
+        low, high = torch.aminmax(head)  # of both, a NaN anywhere makes NaN
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise UnusableVolume(
+                "the network's scores are not finite numbers",
+                hint="look for extreme voxels in the volume; if there are none, the model's weights are broken",
+            )
 
 
 def _square(corner: tuple[int, int], tile: torch.Tensor) -> tuple[Any, ...]:

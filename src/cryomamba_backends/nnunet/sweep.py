@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
+from cryomamba_backends.nnunet.allocator import return_freed
 from cryomamba_backends.nnunet.forward import Forward
 from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.rows import Rows
@@ -64,13 +65,15 @@ class Sweep:
         row
             Where the piece starts on the first axis, in voxels of the volume.
         scores
-            (heads, rows, y, x): some rows, whole on the other axes. The tensor is the receiver's.
+            (heads, rows, y, x): some rows, whole on the other axes. They lie where the sums do: they are the
+            receiver's until it asks for the next.
         """
         before, extent = self.grid.before, self.grid.extent
         wanted = range(before[0] + first_row, before[0] + extent[0])
         starts, depth = self.grid.starts[0], self.grid.patch[0]
         y, x = (slice(gap, gap + size) for gap, size in zip(before[1:], extent[1:], strict=True))
         rows = slab_depth((depth, *self.grid.padded[1:]), voxels=BLOCK_VOXELS)
+        return_freed()
         window = Window(
             self.grid,
             self.rows,
@@ -82,7 +85,9 @@ class Sweep:
             start = starts[step]
             window.move_to(start)
             self.sums.move_to(start)
+            return_freed()
             self._run_tiles(window)
+            return_freed()
             end = starts[step + 1] if step + 1 < len(starts) else start + depth
             final = range(max(start, wanted.start), min(end, wanted.stop))
             for row in range(final.start, final.stop, rows):
@@ -92,3 +97,4 @@ class Sweep:
         for group in self.grid.corners(self.forward.batch):
             for index, fold, scores in self.forward.scores([window.tile(corner) for corner in group]):
                 self.sums.add(fold, group[index], scores)
+                del scores  # else they are held while the next are computed

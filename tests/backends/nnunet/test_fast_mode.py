@@ -311,7 +311,7 @@ def test_sums_in_single_precision_are_the_weighted_means():
             total[tile] += weights
         end = [*grid.starts[0][1:], grid.padded[0]][step]
         for sums, pieces in found.items():
-            pieces.append(sums.mean(start, end))
+            pieces.append(sums.mean(start, end).clone())
     expected = numerator / total
     # Tolerances: half precision has 11 bits and single 24, of which the sums of up to 16 numbers lose some.
     torch.testing.assert_close(torch.cat(found[fast], 1).double(), expected, rtol=1e-5, atol=1e-6)
@@ -319,6 +319,16 @@ def test_sums_in_single_precision_are_the_weighted_means():
     torch.testing.assert_close(
         torch.cat(found[exact], 1).double()[:, judged], expected[:, judged], rtol=1e-2, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("dims", [[2], [3, 4], [2, 3, 4]])
+@pytest.mark.parametrize("depth", [1, 19])
+def test_scores_of_a_mirrored_tile_are_those_of_one_flip(dims, depth):
+    random = torch.Generator().manual_seed(0)
+    total, image = torch.randn((2, 2, 3, depth, 5, 6), generator=random)
+    expected = total + torch.flip(image, dims)
+    forward.add_mirrored(total, image, dims)
+    assert torch.equal(total, expected)
 
 
 def blocks_of(runner, model, array, **params):
