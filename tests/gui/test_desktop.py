@@ -5,6 +5,7 @@ import mrcfile
 import numpy as np
 import pytest
 import servers
+import strangers
 from desktops import Desktop
 
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
@@ -123,6 +124,34 @@ def test_previews_lie_on_the_tomogram_while_the_job_runs(desktop, server, tomogr
     assert not place.stage.preview.visible
 
 
+def test_what_comes_with_the_labels_is_a_layer_beneath_them(desktop, server, tomogram, phantom, tmp_path, pump):
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    place = submit_steps(desktop, server, tomogram, gate, pump, "doubt=2")
+    engines.open_gate(gate, *range(10))
+    pump(lambda: place.stage.companions.layers)
+    [layer] = place.stage.companions.layers
+    assert layer.name == "tomo doubt"
+    assert not layer.visible
+    layer.visible = True  # a click on its eye
+    pump(lambda: np.any(layer.data))
+    engines.open_gate(gate, *range(SHAPE[0]))
+    pump(lambda: place.mask is not None and not place.works)
+    assert place.stage.companions.layers == (layer,)
+    assert layer.visible
+    [file] = place.companions
+    assert layer.data is file.planes
+    np.testing.assert_allclose(layer.scale, [2 * VOXEL] * 3)
+    np.testing.assert_allclose(layer.translate, [start + VOXEL / 2 for start in ORIGIN])
+    blocks = strangers.doubts(phantom).reshape(12, 2, 48, 2, 56, 2)
+    section = np.floor(blocks[2:3].mean(axis=(1, 3, 5)) + 0.5)[0]
+    place.stage.stepper.go_to(5)
+    pump(lambda: np.array_equal(layer._slice.image.raw, section))
+    layers = desktop.viewer.layers
+    assert layers.index(place.stage.image) < layers.index(layer) < layers.index(place.stage.mask)
+    assert not desktop.panel.workplace.desk.troubles.items
+
+
 def test_a_server_that_is_killed_and_comes_back_goes_on_in_the_window(desktop, server, tomogram, tmp_path, pump):
     gate = tmp_path / "gate"
     gate.mkdir()
@@ -140,13 +169,13 @@ def test_a_server_that_is_killed_and_comes_back_goes_on_in_the_window(desktop, s
     assert [item.state for item in desktop.jobs.items] == [JobState.COMPLETED]
 
 
-def submit_steps(desktop, server, tomogram, gate, pump):
+def submit_steps(desktop, server, tomogram, gate, pump, *params):
     """Submit a job of the runner that waits for its gate, and wait until it runs."""
     place = desktop.open(tomogram)
     desktop.connect(server.url, server.token())
     desktop.turn_to("Segment")
     desktop.choose("segment.model", "steps")
-    desktop.type("form.free", f"gate={gate}\ndepth=1")  # the desktop does not have this runner
+    desktop.type("form.free", "\n".join((f"gate={gate}", "depth=1", *params)))  # the desktop does not have this runner
     desktop.click("segment.submit")
     pump(lambda: place.item is not None and place.item.state.active)
     return place

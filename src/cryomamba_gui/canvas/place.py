@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from psygnal import Signal
 from cryomamba_core.jobs import JobState
 from cryomamba_core.labels import Label
 from cryomamba_gui.canvas.bell import Bell
+from cryomamba_gui.canvas.companion_file import CompanionFile
 from cryomamba_gui.canvas.previewing import PreviewFeed
 from cryomamba_gui.canvas.turns import one_by_one
 from cryomamba_gui.masks.keeping import keep_saved
@@ -22,8 +23,9 @@ from cryomamba_gui.masks.opening import open_mask, read_manifest
 
 if TYPE_CHECKING:
     from cryomamba_core.artifacts import Manifest
+    from cryomamba_core.companions import Companion
     from cryomamba_core.errors import ErrorInfo
-    from cryomamba_core.geometry import Vector3
+    from cryomamba_core.geometry import Vector3, VoxelGrid
     from cryomamba_gui.canvas.stage import Stage
     from cryomamba_gui.desk.desk import Desk
     from cryomamba_gui.desk.jobs import JobItem
@@ -78,6 +80,8 @@ class Place:
         The job whose labels are shown, or will be.
     mask, manifest, measures
         The mask of a finished job, where it came from, and its statistics; None until it is here.
+    companions
+        What came with the mask and is here by now.
     """
 
     #: Anything of it is different, its works included.
@@ -91,13 +95,15 @@ class Place:
         self.mask: EditedMask | None = None
         self.manifest: Manifest | None = None
         self.measures: Measures | None = None
+        self.companions: tuple[CompanionFile, ...] = ()
         self._desk = desk
         self._works: list[Work] = []
         self._fetching: Work | None = None
+        self._fetching_more: Work | None = None
         self._feed = PreviewFeed(stage.preview_steps)
         self._tasks: list[trio.CancelScope] = []
         self._mask_tasks: list[trio.CancelScope] = []
-        self._failure: ErrorInfo | None = None
+        self._failure: tuple[ErrorInfo, str] | None = None
         self._failed = Bell(self._say_failure)
         self._closing = False
 
@@ -115,7 +121,7 @@ class Place:
         """Start what goes on for as long as the tomogram lies open."""
         self._feed.damaged.connect(self._report)
         self.stage.failed.connect(self._report)
-        self.tomogram.planes.failed.connect(self._hear_failure)
+        self.tomogram.planes.failed.connect(partial(self._hear_failure, name=self.path.name))
         self._tasks = [
             self._desk.soon(self.stage.attend, name=f"showing {self.path.name}"),
             self._desk.soon(self._feed.run, name=f"showing previews on {self.path.name}"),
@@ -134,6 +140,7 @@ class Place:
             self._let_go_of_mask()
             self._feed.forget()
             self.stage.drop_preview()
+            self.stage.companions.drop()
             if self._fetching is not None:
                 self._fetching.scope.cancel()
                 self._fetching = None
@@ -142,6 +149,7 @@ class Place:
             self._fetch(item)
         elif self.mask is not None:  # the job was asked for again
             self._let_go_of_mask()
+            self.stage.companions.drop()
         if item.preview is not None and self.mask is None:
             self._feed.offer(item.preview, self._labels_of(item))
         self.changed.emit()
@@ -167,6 +175,8 @@ class Place:
         if self.mask is None and (self._fetching is None or self._fetching not in self._works):
             name = f"fetching the mask of {self.path.name}"
             self._fetching = self.begin_work(name, partial(self._take_mask, item), about_mask=True)
+        elif self.mask is not None:
+            self._fetch_companions(item)
 
     async def _take_mask(self, item: JobItem, work: Work) -> None:
         """Bring a job's mask here and lay it over the tomogram."""
@@ -185,6 +195,32 @@ class Place:
             self._desk.soon(self.measures.run, name=f"measuring the mask of {self.path.name}"),
         ]
         await one_by_one(self.stage.mask_steps(mask))
+        self._fetch_companions(item)
+
+    def _fetch_companions(self, item: JobItem) -> None:
+        """Bring what came with the mask, except what is here or on its way."""
+        if self.manifest is None or self._fetching_more in self._works:
+            return
+        here = {file.companion.name for file in self.companions}
+        left = [companion for companion in self.manifest.run.companions if companion.name not in here]
+        if left:
+            name = f"fetching the {' and the '.join(each.name for each in left)} of {self.path.name}"
+            bring = partial(self._take_companions, item, left, self.manifest.grid)
+            self._fetching_more = self.begin_work(name, bring, about_mask=True)
+
+    async def _take_companions(self, item: JobItem, left: Sequence[Companion], source: VoxelGrid, work: Work) -> None:
+        """Bring companions here, and lay a layer of each over the tomogram."""
+        for companion in left:
+            path = await self._desk.jobs.fetch_companion(item, companion.name, partial(self.progress, work))
+            open_file = partial(CompanionFile.open, self._desk.host, path, companion, source)
+            file = await trio.to_thread.run_sync(open_file)
+            if work.scope.cancel_called:
+                await _close(file)
+                return
+            file.planes.failed.connect(partial(self._hear_failure, name=path.name))
+            self.companions += (file,)
+            self._mask_tasks.append(self._desk.soon(partial(_hold, file), name=f"showing {path.name}"))
+            await one_by_one(self.stage.companions.file_steps(file))
 
     async def _keep(self, mask: EditedMask) -> None:
         """Save a mask as long as it is shown, and close it then, once nobody works at it any more."""
@@ -204,6 +240,7 @@ class Place:
         for scope in self._mask_tasks:
             scope.cancel()
         self._mask_tasks = []
+        self.companions = ()
         for work in self._works_at_mask():
             work.scope.cancel()
         if self.mask is not None:
@@ -243,17 +280,31 @@ class Place:
         trio.from_thread.check_cancelled()
         trio.from_thread.run_sync(self.progress, work, done, total)
 
-    def _hear_failure(self, info: ErrorInfo) -> None:
-        """Take in, in the reading thread, why a plane cannot be read."""
-        self._failure = info
+    def _hear_failure(self, info: ErrorInfo, *, name: str) -> None:
+        """Take in, in the reading thread, why a plane of a file cannot be read."""
+        self._failure = (info, name)
         self._failed.ring()
 
     def _say_failure(self) -> None:
         if self._failure is not None:
-            self._desk.troubles.report(self._failure, what=f"reading {self.path.name}")
+            info, name = self._failure
+            self._desk.troubles.report(info, what=f"reading {name}")
 
     def _report(self, error: Exception) -> None:
         self._desk.troubles.report(error, what=f"showing {self.path.name}")
+
+
+async def _hold(file: CompanionFile) -> None:
+    """Keep a file open as long as it is shown."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        await _close(file)
+
+
+async def _close(file: CompanionFile) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(file.close)
 
 
 def _is_cancelled() -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import trio
+from attrs import frozen
 from numpy.typing import NDArray
 from psygnal import Signal
 
@@ -16,7 +18,28 @@ from cryomamba_gui.canvas.latest import Latest
 from cryomamba_gui.canvas.turns import one_by_one
 
 #: What shows a preview step by step: `Stage.preview_steps`.
-Show = Callable[[Preview, tuple[Label, ...], NDArray[Any]], Iterable[None]]
+Show = Callable[[Preview, tuple[Label, ...], "Voxels"], Iterable[None]]
+
+
+@frozen
+class Voxels:
+    """What a preview holds.
+
+    Attributes
+    ----------
+    labels
+        ZYX, on the preview's grid.
+    companions
+        One for each of the preview's, in their order: ZYX, on its own grid.
+    """
+
+    labels: NDArray[Any]
+    companions: tuple[NDArray[np.uint8], ...] = ()
+
+    @classmethod
+    def of(cls, preview: Preview) -> Voxels:
+        """Decompress a preview; raises `StorageDamaged` if anything of it is not whole."""
+        return cls(preview.labels(), tuple(companion.values() for companion in preview.companions))
 
 
 class PreviewFeed:
@@ -57,20 +80,9 @@ class PreviewFeed:
     async def _decode(self, offered: tuple[Preview, tuple[Label, ...]]) -> None:
         preview, labels = offered
         try:
-            array = await decode(preview)
+            voxels = await trio.to_thread.run_sync(Voxels.of, preview)
         except StorageDamaged as error:
             self.damaged.emit(error)
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        await one_by_one(self._show(preview, labels, array))
-
-
-async def decode(preview: Preview) -> NDArray[Any]:
-    """The labels of a preview, ZYX, decompressed in a thread.
-
-    Raises
-    ------
-    StorageDamaged
-        If they are not whole.
-    """
-    return await trio.to_thread.run_sync(preview.labels)
+        await one_by_one(self._show(preview, labels, voxels))

@@ -16,10 +16,12 @@ from cryomamba_core.labels import Label
 from cryomamba_core.previews import Preview
 from cryomamba_gui.canvas.bell import Bell
 from cryomamba_gui.canvas.colouring import LabelColours
+from cryomamba_gui.canvas.companion_layers import CompanionLayers
 from cryomamba_gui.canvas.latest import Latest
 from cryomamba_gui.canvas.layers import UNITS, Image, Labels
 from cryomamba_gui.canvas.notice import Notice
 from cryomamba_gui.canvas.pairing import Pair
+from cryomamba_gui.canvas.previewing import Voxels
 from cryomamba_gui.canvas.relief import LARGE, make_relief, relief_factor
 from cryomamba_gui.canvas.scale_bar import show_scale_bar
 from cryomamba_gui.canvas.stepping import Stepper
@@ -56,6 +58,8 @@ class Stage:
         The labels of a preview; with a large mask, the coarse mask in 3D.
     mask
         The labels that the user edits.
+    companions
+        What comes with the labels, between the tomogram and them.
     stepper
         Goes from section to section.
     colours
@@ -63,7 +67,7 @@ class Stage:
     edited
         Heard after each edit of the mask that is shown, also by undo and redo.
     failed
-        Heard with the exception when the mask could not be read for 3D.
+        Heard with the exception when the mask, or a companion of it, could not be read for 3D.
     """
 
     edited = Signal()
@@ -83,11 +87,13 @@ class Stage:
         self._removed = False
         self._scope = trio.CancelScope()
         self._make_layers()
+        self._notice = Notice(viewer)
+        base = (self.image, self.overview)
+        self.companions = CompanionLayers(viewer, self._grid, self.name, base, self._notice, self.failed.emit)
         self._volume = Pair(viewer, self.image, self.overview)
         self._labels = Pair(viewer, self.mask, self.preview)
         self._relief_is_old = True
         self._reliefs: Latest[EditedMask] = Latest(self._make_relief, interrupt=True)
-        self._notice = Notice(viewer)
         self.stepper = Stepper(viewer, self._grid, self.mask, lambda: self._edited_mask)
         self._arrived, self._surveyed = Bell(self._refresh), Bell(self.show_overview)
         self._connect()
@@ -95,7 +101,7 @@ class Stage:
     @property
     def layers(self) -> tuple[Image | Labels, ...]:
         """All layers, from the lowest to the highest."""
-        return (self.image, self.overview, self.preview, self.mask)
+        return (self.image, self.overview, *self.companions.layers, self.preview, self.mask)
 
     @property
     def shown_mask(self) -> EditedMask | None:
@@ -119,6 +125,7 @@ class Stage:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.stepper.run)
                 nursery.start_soon(self._reliefs.run)
+                nursery.start_soon(self.companions.run)
                 for layer in self.layers:
                     self._add(layer)
                     await trio.sleep(0)
@@ -140,11 +147,11 @@ class Stage:
                 self.viewer.fit_to_view(layers=[self.overview])
         self._explain()
 
-    def show_preview(self, preview: Preview, labels: tuple[Label, ...], array: NDArray[Any]) -> None:
+    def show_preview(self, preview: Preview, labels: tuple[Label, ...], voxels: Voxels) -> None:
         """Show a preview at once; parameters are those of `preview_steps`."""
-        at_once(self.preview_steps(preview, labels, array))
+        at_once(self.preview_steps(preview, labels, voxels))
 
-    def preview_steps(self, preview: Preview, labels: tuple[Label, ...], array: NDArray[Any]) -> Iterator[None]:
+    def preview_steps(self, preview: Preview, labels: tuple[Label, ...], voxels: Voxels) -> Iterator[None]:
         """Show a preview in place of the one before, or of a mask; Qt may have its turn at each step.
 
         Parameters
@@ -153,11 +160,12 @@ class Stage:
             Says where it lies and whether it is provisional.
         labels
             Of the model.
-        array
-            What `preview` holds, ZYX; it is copied.
+        voxels
+            What `preview` holds; its labels are copied.
         """
         if self._removed:
             return
+        array = voxels.labels
         self._forget_mask()
         if self.preview.data.shape != array.shape:
             self._labels.show(flat=None, spatial=None)
@@ -174,6 +182,7 @@ class Stage:
             if self._removed or self._edited_mask is not None:
                 return
         yield from self._labels.show_steps(flat=self.preview, spatial=self.preview)
+        yield from self.companions.preview_steps(preview.companions, voxels.companions)
         self._explain()
 
     def drop_preview(self) -> None:
@@ -250,6 +259,7 @@ class Stage:
         self._removed = True
         self._scope.cancel()
         self._notice.clear()
+        self.companions.remove()
         with self.viewer.layers.batched_update():  # else napari collects all garbage once for each layer
             for layer in reversed(self.layers):
                 if layer in self.viewer.layers:
@@ -277,7 +287,7 @@ class Stage:
             image.contrast_limits = tomogram.contrast
         self.preview = Labels(nothing, name=f"{name} preview", **rougher, **common)
         self.mask = Labels(nothing, name=f"{name} mask", **fine, **common)
-        for layer in self.layers:
+        for layer in (self.image, self.overview, self.preview, self.mask):
             layer.keep_within(grid)
 
     def _connect(self) -> None:

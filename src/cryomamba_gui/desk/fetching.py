@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from cryomamba_core.interfaces.transports import OnProgress
     from cryomamba_core.plugins import PluginHost
 
-#: The mask that is taken where there is a choice: it lies on an MRC file voxel by voxel.
-PREFERRED = "mask.mrc"
-#: What masks of every format are called.
-MASK = "mask."
+#: What masks of every format are called, before the suffix.
+MASK = "mask"
+#: The format that is taken where there is a choice: it lies on an MRC file voxel by voxel.
+PREFERRED = ".mrc"
 #: What is fetched beside the mask, if the job made it.
 BESIDE = ("stats.json", "manifest.json")
 #: A name that can be that of a folder anywhere.
@@ -36,8 +36,17 @@ def folder_of(root: Path, url: str, job_id: str) -> Path:
     return root / hashlib.sha256(url.encode()).hexdigest()[:16] / name
 
 
-def mask_of(artifacts: Sequence[Artifact], host: PluginHost) -> Artifact:
-    """The mask among a job's artifacts that can be read here.
+def volume_of(artifacts: Sequence[Artifact], host: PluginHost, *, stem: str = MASK) -> Artifact:
+    """The mask among a job's artifacts that can be read here, or a companion of it.
+
+    Parameters
+    ----------
+    artifacts
+        All that the job made.
+    host
+        Has the readers.
+    stem
+        What its files are called, before the suffix: `MASK`, or the name of a companion.
 
     Raises
     ------
@@ -45,19 +54,19 @@ def mask_of(artifacts: Sequence[Artifact], host: PluginHost) -> Artifact:
         If there is none.
     """
     suffixes = tuple(suffix for reader in host.readers for suffix in reader.suffixes)
-    masks = [each for each in artifacts if each.name.startswith(MASK) and each.name.lower().endswith(suffixes)]
-    for mask in sorted(masks, key=lambda each: each.name != PREFERRED):
-        return mask
+    named = [each for each in artifacts if each.name.startswith(f"{stem}.") and each.name.lower().endswith(suffixes)]
+    for volume in sorted(named, key=lambda each: each.name != stem + PREFERRED):
+        return volume
     made = ", ".join(artifact.name for artifact in artifacts) or "nothing"
     raise UnknownObject(
-        f"the job made no mask that can be read here; it made: {made}",
-        hint=f"ask for {PREFERRED}, or install a plugin that reads what the job made",
+        f"the job made no {stem} that can be read here; it made: {made}",
+        hint=f"ask for {MASK}{PREFERRED}, or install a plugin that reads what the job made",
     )
 
 
 def wanted_of(artifacts: Sequence[Artifact], host: PluginHost) -> tuple[Artifact, ...]:
-    """What is fetched of a job, the mask first."""
-    return (mask_of(artifacts, host), *(artifact for artifact in artifacts if artifact.name in BESIDE))
+    """What is fetched of a job at first, the mask before anything else."""
+    return (volume_of(artifacts, host), *(artifact for artifact in artifacts if artifact.name in BESIDE))
 
 
 async def missing_of(wanted: Sequence[Artifact], folder: Path) -> tuple[Artifact, ...]:

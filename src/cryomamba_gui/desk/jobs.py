@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +23,7 @@ from cryomamba_gui.desk.shelf import KeptJob, Shelf, without_addresses
 from cryomamba_gui.desk.telling import tell
 
 if TYPE_CHECKING:
+    from cryomamba_core.artifacts import Artifact
     from cryomamba_core.events import JobEvent
     from cryomamba_core.interfaces import Session
     from cryomamba_core.interfaces.transports import OnProgress
@@ -148,22 +149,31 @@ class JobList:
         """
         async with item.fetching:
             wanted = fetching.wanted_of(item.record.artifacts, self._host)
-            missing = await fetching.missing_of(wanted, item.folder)
-            if missing:
-                known = sum(artifact.size for artifact in wanted) - sum(artifact.size for artifact in missing)
-                bring = partial(
-                    fetching.fetch,
-                    job_id=item.id,
-                    artifacts=missing,
-                    folder=item.folder,
-                    known=known,
-                    on_progress=on_progress,
-                )
-                await self._ask(item, bring)
+            await self._bring(item, wanted, on_progress)
             item.preview, item.kept = None, True
             self._keep(item)
             tell(self.changed, item)
             return item.folder / wanted[0].name
+
+    async def fetch_companion(self, item: JobItem, name: str, on_progress: OnProgress | None = None) -> Path:
+        """Bring a companion of the labels into the folder of a completed job, as `fetch` brings the mask.
+
+        Parameters
+        ----------
+        item, on_progress
+            As for `fetch`.
+        name
+            Of the `Companion`.
+
+        Returns
+        -------
+        path
+            Its file.
+        """
+        async with item.fetching:
+            companion = fetching.volume_of(item.record.artifacts, self._host, stem=name)
+            await self._bring(item, (companion,), on_progress)
+            return item.folder / companion.name
 
     async def delete_local(self, item: JobItem) -> None:
         """Remove what is kept of a job on this computer: its results, and what was edited of them.
@@ -279,6 +289,21 @@ class JobList:
                 await self._watch.run()
             finally:
                 self._watch = None
+
+    async def _bring(self, item: JobItem, wanted: Sequence[Artifact], on_progress: OnProgress | None) -> None:
+        """Fetch those of a job's artifacts that are not in its folder."""
+        missing = await fetching.missing_of(wanted, item.folder)
+        if missing:
+            known = sum(artifact.size for artifact in wanted) - sum(artifact.size for artifact in missing)
+            bring = partial(
+                fetching.fetch,
+                job_id=item.id,
+                artifacts=missing,
+                folder=item.folder,
+                known=known,
+                on_progress=on_progress,
+            )
+            await self._ask(item, bring)
 
     async def _ask(self, item: JobItem, work: Callable[[Session], Awaitable[T]]) -> T:
         """Ask the engine of a job for something."""

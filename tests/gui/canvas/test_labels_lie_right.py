@@ -5,6 +5,7 @@ import pytest
 from staged import LABELS, make_mask, make_preview, noise
 
 from cryomamba_core.geometry import VoxelGrid
+from cryomamba_gui.canvas.previewing import Voxels
 
 #: Odd, even, and one that no factor divides.
 SHAPES = [(12, 21, 18), (13, 17, 19), (16, 16, 16)]
@@ -35,7 +36,7 @@ def test_each_fine_voxel_has_the_label_of_its_coarse_voxel(viewer, stand, shape,
     for factor in (1, 2, 3, 4):
         preview = make_preview(pattern(shape), grid, factor)
         array = preview.labels()
-        stage.show_preview(preview, LABELS, array)
+        stage.show_preview(preview, LABELS, Voxels(array))
         wrong = 0
         for index, position in positions(grid):
             viewer.dims.set_point(0, grid.position(index)[0])
@@ -48,7 +49,7 @@ def test_each_section_shows_the_labels_that_cover_it(viewer, stand, factor):
     shape = (13, 17, 19)
     stage = stand(noise(shape), voxel_size=(10, 8, 12.5), origin=(33, -7, 5))
     array = make_preview(pattern(shape), stage.tomogram.grid, factor).labels()
-    stage.show_preview(make_preview(pattern(shape), stage.tomogram.grid, factor), LABELS, array)
+    stage.show_preview(make_preview(pattern(shape), stage.tomogram.grid, factor), LABELS, Voxels(array))
     for axis in range(3):
         viewer.dims.order = (axis, *(other for other in range(3) if other != axis))
         for section in range(shape[axis]):
@@ -61,7 +62,8 @@ def test_sliders_end_where_the_tomogram_ends(viewer, stand):
     shape = (13, 17, 19)
     stage = stand(noise(shape), origin=(5, 5, 5))
     before = viewer.dims.range
-    stage.show_preview(make_preview(pattern(shape), stage.tomogram.grid, 4), LABELS, np.ones((4, 5, 5), np.uint8))
+    preview = make_preview(pattern(shape), stage.tomogram.grid, 4)
+    stage.show_preview(preview, LABELS, Voxels.of(preview))
     assert viewer.dims.range == before
 
 
@@ -75,7 +77,7 @@ def test_on_the_canvas_a_label_covers_its_voxels_and_no_others(viewer, stand, pu
     labels = np.zeros(shape, np.uint8)
     labels[3:6, 12:18, 21:30] = 1
     preview = make_preview(labels, grid, factor)
-    stage.show_preview(preview, LABELS, preview.labels())
+    stage.show_preview(preview, LABELS, Voxels.of(preview))
     stage.preview.opacity = 1.0
     stage.stepper.go_to(4)
     viewer.fit_to_view()

@@ -11,7 +11,7 @@ from staged import LABELS, make_mask, make_preview, noise
 from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.labels import name_labels
-from cryomamba_gui.canvas.previewing import PreviewFeed
+from cryomamba_gui.canvas.previewing import PreviewFeed, Voxels
 
 SHAPE = (12, 20, 16)
 GRID = VoxelGrid(shape=SHAPE, voxel_size=(10, 10, 10))
@@ -19,7 +19,7 @@ GRID = VoxelGrid(shape=SHAPE, voxel_size=(10, 10, 10))
 
 def show(stage, labels, factor, *, provisional=False, names=LABELS):
     preview = make_preview(labels, stage.tomogram.grid, factor, provisional=provisional)
-    stage.show_preview(preview, names, preview.labels())
+    stage.show_preview(preview, names, Voxels.of(preview))
     return preview.labels()
 
 
@@ -95,7 +95,7 @@ def test_a_mask_takes_the_place_of_the_preview_and_back(viewer, stand, tmp_path)
 
 async def test_the_feed_shows_the_newest_and_drops_what_waited(nursery):
     shown = []
-    feed = PreviewFeed(lambda preview, labels, array: [shown.append((preview.sequence, labels, array.shape))])
+    feed = PreviewFeed(lambda preview, labels, voxels: [shown.append((preview.sequence, labels, voxels.labels.shape))])
     for sequence in (1, 2, 3):
         feed.offer(make_preview(np.ones(SHAPE, np.uint8), GRID, 2, sequence=sequence), LABELS)
     nursery.start_soon(feed.run)
@@ -120,7 +120,7 @@ async def test_the_feed_decodes_in_a_thread_and_goes_on_after_a_damaged_preview(
         threads.append(threading.current_thread())
         return good.labels()
 
-    feed.offer(type("Watched", (), {"labels": watched})(), LABELS)
+    feed.offer(type("Watched", (), {"labels": watched, "companions": ()})(), LABELS)
     while not shown:
         await trio.sleep(0.001)
     assert shown == [threading.main_thread()]
@@ -139,7 +139,7 @@ async def test_what_was_offered_before_is_forgotten_even_while_it_is_decoded(nur
 
     feed = PreviewFeed(lambda preview, *_: [shown.append(preview)])
     nursery.start_soon(feed.run)
-    feed.offer(type("Slow", (), {"labels": slow})(), LABELS)
+    feed.offer(type("Slow", (), {"labels": slow, "companions": ()})(), LABELS)
     await trio.to_thread.run_sync(started.wait)
     feed.forget()
     go_on.set()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from staged import LABELS, make_preview, noise, survey
 
+from cryomamba_gui.canvas.previewing import Voxels
 from cryomamba_gui.canvas.stage import Stage, stem
 
 SHAPE = (12, 21, 18)
@@ -55,7 +56,7 @@ def test_a_second_tomogram_stands_beside_the_first(viewer, stand):
     stand(noise(SHAPE))
     second = stand(noise(SHAPE), name="other.mrc")
     preview = make_preview(np.ones(SHAPE, np.uint8), second.tomogram.grid, 2)
-    second.show_preview(preview, LABELS, preview.labels())
+    second.show_preview(preview, LABELS, Voxels.of(preview))
     assert names(viewer) == ["tomo", "other", "other preview"]
 
 

@@ -8,6 +8,7 @@ from qtpy.QtCore import QCoreApplication
 from staged import LABELS, make_mask, make_preview, noise
 from vispy.gloo.glir import GlirShader
 
+from cryomamba_gui.canvas.previewing import Voxels
 from cryomamba_gui.canvas.warming import warm_up
 
 
@@ -43,7 +44,7 @@ def test_a_stage_needs_no_program_that_was_not_warm(viewer, stand, programs, tmp
     QCoreApplication.processEvents()
     for factor in (4, 2):
         labels = make_preview(np.ones((12, 20, 16), np.uint8), stage.tomogram.grid, factor)
-        stage.show_preview(labels, LABELS, labels.labels())
+        stage.show_preview(labels, LABELS, Voxels.of(labels))
         QCoreApplication.processEvents()
     stage.show_mask(make_mask(tmp_path / "mask", np.ones((12, 20, 16), np.uint8), stage.tomogram.grid))
     QCoreApplication.processEvents()

@@ -7,14 +7,14 @@ import mrcfile
 import numpy as np
 import pytest
 import servers
-from desks import item_until, open_desk, submitted, until
+from desks import PLUGINS, item_until, open_desk, submitted, until
 from proxies import open_proxy
 
 from cryomamba_core.artifacts import Artifact
 from cryomamba_core.durable import sha256_of
 from cryomamba_core.errors import ServerUnreachable, UnknownObject
 from cryomamba_core.jobs import JobConfig, JobState, Source
-from cryomamba_gui.desk.fetching import folder_of, mask_of, wanted_of
+from cryomamba_gui.desk.fetching import folder_of, volume_of, wanted_of
 
 MIB = 1 << 20
 #: Headers, control requests and events.
@@ -146,16 +146,36 @@ def artifacts(*names):
 
 
 def test_the_mask_is_one_that_can_be_read_here(tmp_path):
-    from desks import PLUGINS
-
     host = engines.make_host(engines.make_settings(tmp_path), *PLUGINS)
-    assert mask_of(artifacts("mask.npy", "mask.mrc"), host).name == "mask.mrc"
-    assert mask_of(artifacts("mask.tiff", "mask.npy"), host).name == "mask.npy"
+    assert volume_of(artifacts("mask.npy", "mask.mrc"), host).name == "mask.mrc"
+    assert volume_of(artifacts("mask.tiff", "mask.npy"), host).name == "mask.npy"
     with pytest.raises(UnknownObject, match=r"mask\.tiff") as caught:
-        mask_of(artifacts("mask.tiff", "other.mrc"), host)
+        volume_of(artifacts("mask.tiff", "other.mrc"), host)
     assert "mask.mrc" in caught.value.hint
     names = [each.name for each in wanted_of(artifacts("manifest.json", "a.bin", "mask.npy", "stats.json"), host)]
     assert names == ["mask.npy", "manifest.json", "stats.json"]
+
+
+def test_a_companion_is_one_that_can_be_read_here_and_no_mask(tmp_path):
+    host = engines.make_host(engines.make_settings(tmp_path), *PLUGINS)
+    made = artifacts("mask.mrc", "doubt.npy", "doubt.mrc", "doubtful.mrc", "doubt.tiff")
+    assert volume_of(made, host, stem="doubt").name == "doubt.mrc"
+    with pytest.raises(UnknownObject, match="no trust that can be read here"):
+        volume_of(made, host, stem="trust")
+
+
+async def test_a_companion_is_fetched_when_it_is_asked_for_and_once(desk, proxy, tmp_path):
+    item = await submitted(desk, engines.make_tomogram(tmp_path / "a.npy"), doubt=1)
+    await item_until(desk, item, lambda item: item.state.ended)
+    mask = await desk.jobs.fetch(item)
+    companion = mask.with_name("doubt.mrc")
+    assert not companion.exists()
+    assert await desk.jobs.fetch_companion(item, "doubt") == companion
+    assert sha256_of(companion) == digests(item)["doubt.mrc"]
+    async with open_desk(tmp_path / "mine") as later:
+        await until(lambda: later.jobs.items, later.jobs.added)
+        [again] = later.jobs.items
+        assert await later.jobs.fetch_companion(again, "doubt") == companion, "what is here needs no engine"
 
 
 @pytest.mark.parametrize("job_id", ["../../etc", "a/b", "..", "", "a" * 300, "CON\n", "\ud800"])

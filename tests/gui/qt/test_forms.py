@@ -8,6 +8,7 @@ from attrs import Attribute, field, frozen
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QPlainTextEdit, QToolButton, QWidget
 
+from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.threshold import ThresholdParams
 from cryomamba_core.errors import InvalidParameter
 from cryomamba_core.parameters import parse_assignments
@@ -232,3 +233,16 @@ def test_a_runner_without_parameters_says_so(qtbot):
     qtbot.addWidget(form)
     assert form.values() == {}
     assert any("no parameters" in label.text() for label in form.findChildren(QLabel))
+
+
+def test_the_uncertainty_of_a_network_is_switched_on_by_a_list(qtbot):
+    form = ParameterForm(NNUNetParams)
+    qtbot.addWidget(form)
+    values = child(form, QComboBox, "uncertainty")
+    assert [values.itemText(index) for index in range(values.count())] == ["none", "margin", "entropy"]
+    assert form.values() == {}
+    qtbot.keyClicks(values, "margin")
+    assert form.values() == {"uncertainty": "margin"}
+    qtbot.keyClicks(child(form, QLineEdit, "uncertainty_binning"), "6")
+    assert form.values() == {"uncertainty": "margin", "uncertainty_binning": 16}
+    assert form.command_words() == ["--param", "uncertainty=margin", "--param", "uncertainty_binning=16"]
