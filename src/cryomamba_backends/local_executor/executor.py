@@ -196,9 +196,10 @@ class LocalExecutor(Executor):
         environment["CRYOMAMBA_DATA_DIR"] = str(self._settings.data_dir)
         if resources.threads > 0:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(resources.threads))
+        environment |= resources.environment
         if not any(environment.get(variable) for variable in WAITING_VARIABLES):
             environment["GOMP_SPINCOUNT"] = str(SPINS)
-        return environment | resources.environment
+        return environment
 
 
 class _Child:

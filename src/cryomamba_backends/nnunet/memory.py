@@ -78,7 +78,7 @@ def estimate_ram(
     reading = max(plane, READ_VOXELS) * (2 * SINGLE + dtype.itemsize)
     if course.device != "cpu":
         return Need(lasting=weight_bytes, passing=max(statistics, reading))
-    deciding = max(plane, BLOCK_VOXELS) * _bytes_to_decide(course)
+    deciding = max(plane, BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
     held = held_bytes(recipe, grid, course, folds=folds)
     working = ALLOCATOR + max(reading, deciding, activation_bytes(recipe, course))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
@@ -88,7 +88,7 @@ def estimate_vram(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds:
     """What a sweep needs of the device's memory; nothing on the CPU."""
     if course.device == "cpu":
         return Need(lasting=0, passing=0)
-    deciding = max(math.prod(grid.padded[1:]), BLOCK_VOXELS) * _bytes_to_decide(course)
+    deciding = max(math.prod(grid.padded[1:]), BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
     activations = course.batch * activation_bytes(recipe, course)
     return Need(
         lasting=weight_bytes + held_bytes(recipe, grid, course, folds=folds), passing=max(deciding, activations)
@@ -102,9 +102,14 @@ def held_bytes(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: in
     return (sums + SINGLE * channels) * grid.patch[0] * math.prod(grid.padded[1:])
 
 
-def _bytes_to_decide(course: Course) -> int:
-    """For each voxel: its best score, a comparison, and labels twice; its mean scores lie where their sums did."""
-    return (HALF if course.exact else SINGLE) + 3
+def _bytes_to_decide(recipe: ModelRecipe, course: Course) -> int:
+    """For each voxel: its best score (of regions a score and its share), a comparison, and labels twice.
+
+    Its mean scores lie where their sums did.
+    """
+    score = HALF if course.exact else SINGLE
+    label = 1 if max(recipe.labels.names) < 256 else SINGLE
+    return (score if recipe.labels.regions is None else 2 * SINGLE) + 1 + 2 * label
 
 
 @contextmanager

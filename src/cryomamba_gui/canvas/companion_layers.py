@@ -80,6 +80,7 @@ class CompanionLayers:
         self._notice = notice
         self._shown: dict[str, _Shown] = {}
         self._arrived = Bell(self._refresh)
+        self._removed = False
         self._making: Latest[None] = Latest(self._make_whole, interrupt=False)
         viewer.dims.events.ndisplay.connect(self._turn)
 
@@ -126,7 +127,8 @@ class CompanionLayers:
                 self._viewer.layers.remove(layer)
 
     def remove(self) -> None:
-        """Drop all, and hear the viewer no more."""
+        """Drop all, show none any more, and hear the viewer no more."""
+        self._removed = True
         self._viewer.dims.events.ndisplay.disconnect(self._turn)
         self._arrived.mute()
         self.drop()
@@ -136,6 +138,8 @@ class CompanionLayers:
     ) -> Iterator[None]:
         shown = self._shown.get(name) or _Shown(self._make_layer(name))
         yield
+        if self._removed:
+            return
         self._insert(name, shown)
         yield
         if self._shown.get(name) is shown:  # else it was dropped meanwhile

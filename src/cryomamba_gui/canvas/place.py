@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +99,7 @@ class Place:
         self._desk = desk
         self._works: list[Work] = []
         self._fetching: Work | None = None
-        self._fetching_more: Work | None = None
+        self._bringing: dict[str, Work] = {}
         self._feed = PreviewFeed(stage.preview_steps)
         self._tasks: list[trio.CancelScope] = []
         self._mask_tasks: list[trio.CancelScope] = []
@@ -199,28 +199,29 @@ class Place:
 
     def _fetch_companions(self, item: JobItem) -> None:
         """Bring what came with the mask, except what is here or on its way."""
-        if self.manifest is None or self._fetching_more in self._works:
+        if self.manifest is None:
             return
         here = {file.companion.name for file in self.companions}
-        left = [companion for companion in self.manifest.run.companions if companion.name not in here]
-        if left:
-            name = f"fetching the {' and the '.join(each.name for each in left)} of {self.path.name}"
-            bring = partial(self._take_companions, item, left, self.manifest.grid)
-            self._fetching_more = self.begin_work(name, bring, about_mask=True)
+        for companion in self.manifest.run.companions:
+            name = companion.name
+            if name not in here and self._bringing.get(name) not in self._works:
+                bring = partial(self._take_companion, item, companion, self.manifest.grid)
+                self._bringing[name] = self.begin_work(
+                    f"fetching the {name} of {self.path.name}", bring, about_mask=True
+                )
 
-    async def _take_companions(self, item: JobItem, left: Sequence[Companion], source: VoxelGrid, work: Work) -> None:
-        """Bring companions here, and lay a layer of each over the tomogram."""
-        for companion in left:
-            path = await self._desk.jobs.fetch_companion(item, companion.name, partial(self.progress, work))
-            open_file = partial(CompanionFile.open, self._desk.host, path, companion, source)
-            file = await trio.to_thread.run_sync(open_file)
-            if work.scope.cancel_called:
-                await _close(file)
-                return
-            file.planes.failed.connect(partial(self._hear_failure, name=path.name))
-            self.companions += (file,)
-            self._mask_tasks.append(self._desk.soon(partial(_hold, file), name=f"showing {path.name}"))
-            await one_by_one(self.stage.companions.file_steps(file))
+    async def _take_companion(self, item: JobItem, companion: Companion, source: VoxelGrid, work: Work) -> None:
+        """Bring a companion here, and lay a layer of it over the tomogram."""
+        path = await self._desk.jobs.fetch_companion(item, companion.name, partial(self.progress, work))
+        open_file = partial(CompanionFile.open, self._desk.host, path, companion, source)
+        file = await trio.to_thread.run_sync(open_file)
+        if work.scope.cancel_called:
+            await _close(file)
+            return
+        file.planes.failed.connect(partial(self._hear_failure, name=path.name))
+        self._mask_tasks.append(self._desk.soon(partial(_hold, file), name=f"showing {path.name}"))
+        await one_by_one(self.stage.companions.file_steps(file))
+        self.companions += (file,)
 
     async def _keep(self, mask: EditedMask) -> None:
         """Save a mask as long as it is shown, and close it then, once nobody works at it any more."""
@@ -240,7 +241,7 @@ class Place:
         for scope in self._mask_tasks:
             scope.cancel()
         self._mask_tasks = []
-        self.companions = ()
+        self.companions, self._bringing = (), {}
         for work in self._works_at_mask():
             work.scope.cancel()
         if self.mask is not None:

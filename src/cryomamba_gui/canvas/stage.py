@@ -259,8 +259,8 @@ class Stage:
         self._removed = True
         self._scope.cancel()
         self._notice.clear()
-        self.companions.remove()
         with self.viewer.layers.batched_update():  # else napari collects all garbage once for each layer
+            self.companions.remove()
             for layer in reversed(self.layers):
                 if layer in self.viewer.layers:
                     self.viewer.layers.remove(layer)
