@@ -94,12 +94,12 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Core, client, server and file formats, without torch; as many tests at a time as there are processors.
 
-    Between the oldest and the newest Python, what needs a running server is left out unless it is named.
+    Between the oldest and the newest Python, tests of the server and of the command line are left out unless named.
     """
     session.install("--editable", ".[server]", *_group("test"))
     elsewhere = ["backends/nnunet", "faults", "gui"]
     if session.python not in (PYTHONS[0], PYTHONS[-1]) and not session.posargs:
-        elsewhere += ["server", "integration"]
+        elsewhere += ["core/cli", "integration", "server"]
     _pytest(session, "-n", "auto", *(f"--ignore=tests/{folder}" for folder in elsewhere), *session.posargs)
 
 
