@@ -110,7 +110,7 @@ def tests_gui(session: nox.Session, binding: str) -> None:
     session.install("--editable", f".[{BINDINGS[binding]},server]", *_group("gui-test"))
     session.run("npe2", "validate", "--imports", "cryomamba")
     folder = Path("tests/gui")
-    of_windows = [folder / "canvas", folder / "qt", *sorted(folder.glob("test_*.py"))]  # the rest knows no Qt
+    of_windows = [folder / "qt", *sorted(folder.glob("test_*.py"))]  # the rest knows no Qt, or only what napari draws
     wanted = [str(folder)] if binding == "pyqt6" else [str(path) for path in of_windows]
     _on_screen(session, "-m", "pytest", "-n", "auto", *(session.posargs or wanted), env={"QT_API": binding})
 
