@@ -17,9 +17,6 @@ from cryomamba_core.previews import Preview
 from cryomamba_gui.canvas.latest import Latest
 from cryomamba_gui.canvas.turns import one_by_one
 
-#: What shows a preview step by step: `Stage.preview_steps`.
-Show = Callable[[Preview, tuple[Label, ...], "Voxels"], Iterable[None]]
-
 
 @frozen
 class Voxels:
@@ -40,6 +37,10 @@ class Voxels:
     def of(cls, preview: Preview) -> Voxels:
         """Decompress a preview; raises `StorageDamaged` if anything of it is not whole."""
         return cls(preview.labels(), tuple(companion.values() for companion in preview.companions))
+
+
+#: What shows a preview step by step: `Stage.preview_steps`.
+Show = Callable[[Preview, tuple[Label, ...], Voxels], Iterable[None]]
 
 
 class PreviewFeed:

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cryomamba_core.geometry import Index3, Region, VoxelGrid, to_index
 
-#: A coarse volume has at most so many voxels: 112 MB, as much again on the graphics card.
+#: A coarse volume has at most so many voxels: 112 MiB, as much again on the graphics card.
 MOST_VOXELS = 28 << 20
 
 #: And at most so many along each axis: textures of software OpenGL are no larger.

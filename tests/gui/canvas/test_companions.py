@@ -152,6 +152,7 @@ def test_what_is_hidden_is_not_read(viewer, stage, open_file, pump):
     file = open_file(spread(SHAPE))
     show_file(stage, file)
     viewer.dims.set_point(0, stage.tomogram.grid.position((7, 0, 0))[0])
+    assert not file.planes.pending
     assert file.planes.bytes_read == 0
     shown(stage).visible = True
     pump(lambda: file.planes.bytes_read and not file.planes.pending)
