@@ -7,6 +7,7 @@ import mrcfile
 import numpy as np
 import pytest
 import servers
+import trio
 from desks import PLUGINS, item_until, open_desk, submitted, until
 from proxies import open_proxy
 
@@ -14,7 +15,9 @@ from cryomamba_core.artifacts import Artifact
 from cryomamba_core.durable import sha256_of
 from cryomamba_core.errors import ServerUnreachable, UnknownObject
 from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_core.wire import load_json
 from cryomamba_gui.desk.fetching import folder_of, volume_of, wanted_of
+from cryomamba_gui.desk.shelf import NAME, KeptJob
 
 MIB = 1 << 20
 #: Headers, control requests and events.
@@ -47,6 +50,13 @@ def mrc(tmp_path):
         file.set_data(np.random.default_rng(1).normal(size=(16, 512, 512)).astype(np.int8))
         file.voxel_size = 10.0
     return path
+
+
+async def remembered(item):
+    """Wait until the folder of a job has its results, as the next window reads them: they come a moment later."""
+    with trio.fail_after(engines.DEADLINE):
+        while not load_json((item.folder / NAME).read_bytes(), KeptJob).record.artifacts:
+            await trio.sleep(0.01)
 
 
 async def done(desk, path):
@@ -115,6 +125,7 @@ async def test_what_was_damaged_is_fetched_again_and_nothing_else(desk, proxy, m
 async def test_what_is_here_needs_no_engine(desk, proxy, mrc, tmp_path):
     item = await done(desk, mrc)
     mask = await desk.jobs.fetch(item)
+    await remembered(item)
     async with open_desk(tmp_path / "mine") as later:
         await until(lambda: later.jobs.items, later.jobs.added)
         [again] = later.jobs.items
@@ -172,6 +183,7 @@ async def test_a_companion_is_fetched_when_it_is_asked_for_and_once(desk, proxy,
     assert not companion.exists()
     assert await desk.jobs.fetch_companion(item, "doubt") == companion
     assert sha256_of(companion) == digests(item)["doubt.mrc"]
+    await remembered(item)
     async with open_desk(tmp_path / "mine") as later:
         await until(lambda: later.jobs.items, later.jobs.added)
         [again] = later.jobs.items
