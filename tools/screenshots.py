@@ -85,7 +85,7 @@ def _work(home: Path, folder: Path, theme: str) -> None:
 
 
 def _tell_the_story(desktop: Any, server: Any, tomogram: Path, shoot: Callable[[str], None]) -> None:
-    """Open, connect, segment, watch, correct, turn: a picture of each."""
+    """Open, connect, segment, watch, look, correct, turn: a picture of each."""
     shoot("empty")
     place = desktop.open(tomogram)
     _pump(lambda: place.tomogram.overview is not None and not place.works)
@@ -98,6 +98,7 @@ def _tell_the_story(desktop: Any, server: Any, tomogram: Path, shoot: Callable[[
     _pump(lambda: desktop.link.connected)
     desktop.turn_to("Segment")
     desktop.choose("segment.model", "cryomamba-demo")
+    desktop.choose("form.uncertainty", "margin")
     desktop.click("segment.plan")
     _pump(lambda: desktop.text("sending.plan"))
     shoot("plan")
@@ -111,6 +112,11 @@ def _tell_the_story(desktop: Any, server: Any, tomogram: Path, shoot: Callable[[
     desktop.turn_to("Mask")
     desktop.viewer.dims.set_current_step(0, place.tomogram.grid.shape[0] // 2)
     shoot("mask")
+    [uncertainty] = place.stage.companions.layers
+    uncertainty.visible = True  # a click on its eye
+    _pump(lambda: not place.companions[0].planes.pending)
+    shoot("uncertainty")
+    uncertainty.visible = False
     desktop.click("mask.tool.paint")
     middle = [size // 2 for size in place.tomogram.grid.shape[1:]]
     desktop.paint(place, (middle[0], middle[1] - 40), (middle[0] + 30, middle[1] + 40))
