@@ -153,7 +153,10 @@ def changed_in(store):
         return database.execute("SELECT count(*) FROM tokens WHERE key_id = 'l'").fetchone()[0]
 
 
-async def test_restored_records_say_what_is_true_where_they_are_restored(settings, target, tomogram, backup_file):
+async def test_restored_records_say_what_is_true_where_they_are_restored(
+    settings, target, tomogram, backup_file, monkeypatch
+):
+    monkeypatch.setattr("cryomamba_server.engine.looking.CANCEL_GRACE", 0.1)  # the worker that is held hears no order
     async with engines.scripted_engine(settings, HELD + engines.SUCCEED) as engine:
         whole, bare = [(await engine.submit(engines.steps(tomogram), owner="ada")).id for _ in range(2)]
         for each in (whole, bare):

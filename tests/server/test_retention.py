@@ -79,7 +79,8 @@ async def test_an_old_job_goes_with_its_results_and_a_young_one_stays(settings, 
         assert [folder.name for folder in settings.jobs_dir.iterdir()] == [young]
 
 
-async def test_a_job_that_runs_or_waits_stays_however_old(settings, tomogram):
+async def test_a_job_that_runs_or_waits_stays_however_old(settings, tomogram, monkeypatch):
+    monkeypatch.setattr("cryomamba_server.engine.looking.CANCEL_GRACE", 0.1)  # the worker that is held hears no order
     async with engines.scripted_engine(settings, HELD) as engine:
         jobs = [await engine.submit(engines.steps(tomogram), owner=engines.OWNER) for _ in range(2)]
         await engines.heard(engine, jobs[0].id, until=lambda event: getattr(event, "state", "") == JobState.RUNNING)
