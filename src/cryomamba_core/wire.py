@@ -92,7 +92,8 @@ def prepare(*kinds: type) -> None:
 
     It would make them when each is needed first, which takes up to 20 ms: too long for who is waited for then.
     """
-    for kind in kinds:
+    # cattrs forgets what it has made when it meets the first dictionary of a kind: in the second round there is none
+    for kind in (*kinds, *kinds):
         converter().get_structure_hook(kind)
         converter().get_unstructure_hook(kind)
 

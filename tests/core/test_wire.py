@@ -109,13 +109,15 @@ def test_text_that_is_no_json_is_refused():
 
 
 def test_what_is_prepared_is_ready(monkeypatch):
-    """No function is made when the first value comes."""
+    """No function is made when the first value comes, though the dictionary of a later type is met."""
     wire.converter.cache_clear()
     prepare(Progress, JobConfig)
     monkeypatch.setattr(cattrs.converters, "make_dict_structure_fn", None)
     monkeypatch.setattr(cattrs.converters, "make_dict_unstructure_fn", None)
     config = JobConfig(source=Source(path="/a.mrc"), runner="threshold")
     assert from_plain(to_plain(config), JobConfig) == config
+    progress = EVENTS[1][0]
+    assert from_plain(to_plain(progress), Progress) == progress
     with pytest.raises(TypeError):
         to_plain(PREVIEW)  # nobody prepared for it
     wire.converter.cache_clear()

@@ -18,10 +18,11 @@ from binascii import Error as Base64Error
 from itertools import pairwise
 from typing import Any
 
+from attrs import evolve, fields
+
 from cryomamba_core.errors import BrokenProtocol, InvalidParameter
 from cryomamba_core.events import JobEvent, PreviewReady
-from cryomamba_core.geometry import Region, VoxelGrid
-from cryomamba_core.previews import Preview, PreviewCompanion
+from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.wire import from_plain, to_plain
 
 #: WebSocket sub-protocols: JSON text frames, which are the default, and binary frames.
@@ -62,7 +63,7 @@ def event_of(message: str | bytes) -> JobEvent:
     try:
         plain, rest = (json.loads(message), None) if isinstance(message, str) else _split(message)
         if plain.get("type") == PreviewReady.type:
-            plain = _nested(plain, _decoded(plain) if rest is None else _cut(plain, rest))
+            return _preview_event(plain, _decoded(plain) if rest is None else _cut(plain, rest))
         event: JobEvent = from_plain(plain, JobEvent)  # type: ignore[arg-type]  # a union is no type[T]
     except (InvalidParameter, Base64Error, struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
         raise BrokenProtocol(f"the server sent a message that cannot be read: {error}") from error
@@ -121,24 +122,20 @@ def _flat(event: PreviewReady) -> tuple[dict[str, Any], list[bytes]]:
     return plain, [preview.payload, *(each.payload for each in preview.companions)]
 
 
-def _nested(plain: dict[str, Any], payloads: list[bytes]) -> dict[str, Any]:
+def _preview_event(plain: dict[str, Any], payloads: list[bytes]) -> PreviewReady:
+    """What a message says, and its payloads: they need not go through the converter, which wants them as text."""
     plain = dict(plain)
     if plain.pop("encoding") != ENCODING:
         raise ValueError("the encoding of a preview is unknown")
-    event = {key: plain.pop(key) for key in ("seq", "type", "at")}
-    grid = {key: plain.pop(key) for key in to_plain(_GRID) if key in plain}
-    companions = zip(plain.pop("companions", ()), payloads[1:], strict=True)
-    preview = Preview(
-        grid=from_plain(grid, VoxelGrid),
-        covered=from_plain(plain.pop("covered"), Region),
-        payload=payloads[0],
-        companions=tuple(
-            PreviewCompanion(grid=from_plain(each.pop("grid"), VoxelGrid), payload=payload, **each)
-            for each, payload in companions
-        ),
-        **plain,
-    )
-    return {**event, "preview": to_plain(preview)}
+    del plain["type"]
+    event = {key: plain.pop(key) for key in ("seq", "at")}
+    plain["grid"] = {key: plain.pop(key) for key in _GRID_KEYS if key in plain}
+    plain["companions"] = [{**each, "payload": ""} for each in plain.get("companions", ())]
+    ready = from_plain({**event, "preview": {**plain, "payload": ""}}, PreviewReady)
+    assert ready.preview is not None, "there is something in its place"
+    companions = zip(ready.preview.companions, payloads[1:], strict=True)
+    filled = tuple(evolve(each, payload=payload) for each, payload in companions)
+    return evolve(ready, preview=evolve(ready.preview, payload=payloads[0], companions=filled))
 
 
 def _split(frame: bytes) -> tuple[dict[str, Any], bytes]:
@@ -150,4 +147,4 @@ def _split(frame: bytes) -> tuple[dict[str, Any], bytes]:
     return plain, bytes(frame[start:])
 
 
-_GRID = VoxelGrid(shape=(1, 1, 1), voxel_size=(1.0, 1.0, 1.0))
+_GRID_KEYS = tuple(each.name for each in fields(VoxelGrid))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import napari.layers
 import numpy as np
 from napari.layers import Layer
+from napari.settings import get_settings
 from napari.utils.events import Event
 from numpy.typing import NDArray
 
 from cryomamba_core.geometry import VoxelGrid
+from cryomamba_gui.canvas.turns import tell_one_by_one
 
 #: Layers say what their scale is in; napari works in the smallest unit that it finds.
 UNITS = ("angstrom",) * 3
@@ -114,6 +116,20 @@ class Labels(_OnStage, napari.layers.Labels):  # type: ignore[misc]  # as above
         if self._undone:
             self._done, self._undone = self._done + 1, self._undone - 1
             self.events.edited()
+
+    def hold_steps(self, array: NDArray[Any]) -> Iterator[None]:
+        """Show and edit `array` from now on; Qt may have its turn at each step. The layer must be hidden."""
+        with self.events.data.blocker():
+            self.data = array
+        yield from tell_one_by_one(self.events.data, value=array)
+
+    def refresh_steps(self) -> Iterator[None]:
+        """Show data that have changed in place; Qt may have its turn before they are drawn."""
+        if get_settings().experimental.async_:
+            self.refresh(extent=False, thumbnail=False)
+        elif self.visible:
+            self.set_view_slice()
+            yield from tell_one_by_one(self.events.set_data)
 
     def get_status(self, position: Any = None, **options: Any) -> dict[str, str]:
         """What the status bar says of a position; see napari's."""

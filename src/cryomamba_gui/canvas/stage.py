@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -25,7 +25,7 @@ from cryomamba_gui.canvas.previewing import Voxels
 from cryomamba_gui.canvas.relief import LARGE, make_relief, relief_factor
 from cryomamba_gui.canvas.scale_bar import show_scale_bar
 from cryomamba_gui.canvas.stepping import Stepper
-from cryomamba_gui.canvas.turns import at_once
+from cryomamba_gui.canvas.turns import at_once, one_by_one
 from cryomamba_gui.volumes.coarse import coarse_factor
 
 if TYPE_CHECKING:
@@ -167,17 +167,9 @@ class Stage:
             return
         array = voxels.labels
         self._forget_mask()
-        if self.preview.data.shape != array.shape:
+        if not _fits(self.preview, array):
             self._labels.show(flat=None, spatial=None)
-        steps: tuple[Callable[[], object], ...] = (
-            lambda: self._add(self.preview),
-            lambda: _fill(self.preview, array),
-            lambda: self.preview.place(preview.grid),
-            lambda: self._colour(self.preview, labels),
-            lambda: self._mark(provisional=preview.provisional),
-        )
-        for step in steps:
-            step()
+        for _ in self._fill_preview(array, preview.grid, labels, provisional=preview.provisional):
             yield
             if self._removed or self._edited_mask is not None:
                 return
@@ -202,18 +194,12 @@ class Stage:
         """
         if self._removed:
             return
+        if self._edited_mask is not None:
+            self._labels.show(flat=None, spatial=None)
         self._forget_mask()
         self._edited_mask = mask
         mask.changed.connect(self._take_change)
-        steps: tuple[Callable[[], object], ...] = (
-            lambda: self._add(self.mask),
-            lambda: self._fill_mask(mask),
-            lambda: self.mask.place(mask.grid),
-            self.mask.forget_edits,
-            lambda: self._colour(self.mask, mask.labels),
-        )
-        for step in steps:
-            step()
+        for _ in self._fill_mask(mask):
             yield
             if self._removed or self._edited_mask is not mask:
                 return
@@ -330,16 +316,40 @@ class Stage:
         self._ask_for_relief()
         self._explain()
 
-    def _colour(self, layer: Labels, labels: tuple[Label, ...]) -> None:
+    def _fill_preview(
+        self, array: NDArray[Any], grid: VoxelGrid, labels: tuple[Label, ...], *, provisional: bool
+    ) -> Iterator[None]:
+        self._add(self.preview)
+        yield
+        yield from _fill(self.preview, array)
+        yield
+        self.preview.place(grid)
+        yield
+        yield from self._colour(self.preview, labels)
+        yield
+        yield from self._mark(provisional=provisional)
+        yield
+
+    def _fill_mask(self, mask: EditedMask) -> Iterator[None]:
+        self._add(self.mask)
+        yield
+        yield from self.mask.hold_steps(mask.array)
+        yield
+        self.mask.place(mask.grid)
+        yield
+        self.mask.forget_edits()
+        yield
+        yield from self._colour(self.mask, mask.labels)
+        yield
+
+    def _colour(self, layer: Labels, labels: tuple[Label, ...]) -> Iterator[None]:
         if labels != self.colours.labels:
             self.colours = LabelColours(labels)
         if self._named.get(layer) != labels:
             self._named[layer] = labels
             layer.features = self.colours.features()
+            yield
         self._paint(layer)
-
-    def _fill_mask(self, mask: EditedMask) -> None:
-        self.mask.data = mask.array
 
     def _recolour(self) -> None:
         for layer in (self.preview, self.mask):
@@ -352,10 +362,11 @@ class Stage:
             self._painted[layer] = look
             look.paint(layer)
 
-    def _mark(self, *, provisional: bool) -> None:
+    def _mark(self, *, provisional: bool) -> Iterator[None]:
         name = f"{self.name} preview" + (" (provisional)" if provisional else "")
         if self.preview.name != name:
             self.preview.name = name
+            yield
         if provisional != self._provisional:
             self._provisional = provisional
             opacity = self.preview.opacity * FAINT if provisional else self.preview.opacity / FAINT
@@ -407,13 +418,17 @@ class Stage:
                 self.failed.emit(error)
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._add(self.preview)
-        _fill(self.preview, array)
-        self.preview.place(mask.grid.coarsen(factor))
-        self._colour(self.preview, mask.labels)
-        self._mark(provisional=False)
+        await one_by_one(self._relief_steps(mask, array, mask.grid.coarsen(factor)))
+
+    def _relief_steps(self, mask: EditedMask, array: NDArray[Any], grid: VoxelGrid) -> Iterator[None]:
+        if not _fits(self.preview, array):
+            self._labels.show(flat=self.mask, spatial=None)
+        for _ in self._fill_preview(array, grid, mask.labels, provisional=False):
+            yield
+            if mask is not self._edited_mask:
+                return
         self.preview.name = f"{self.name} mask (3D)"
-        self._labels.show(flat=self.mask, spatial=self.preview)
+        yield from self._labels.show_steps(flat=self.mask, spatial=self.preview)
         self._explain()
 
     def _explain(self) -> None:
@@ -424,13 +439,19 @@ class Stage:
         self._notice.say("mask", f"the mask of {self.name} is being made ready for 3D …" if waits else None)
 
 
-def _fill(layer: Labels, array: NDArray[Any]) -> None:
-    """Put labels into a layer, in place if there is nothing but labels to change."""
-    if layer.data.shape == array.shape and layer.data.dtype == array.dtype and layer.data.flags.writeable:
+def _fill(layer: Labels, array: NDArray[Any]) -> Iterator[None]:
+    """Put labels into a layer, in place if there is nothing but labels to change; the layer is hidden otherwise."""
+    if _fits(layer, array):
         np.copyto(layer.data, array)
-        layer.refresh(extent=False, thumbnail=False)
+        yield from layer.refresh_steps()
     else:
-        layer.data = np.array(array, array.dtype.newbyteorder("="))
+        yield from layer.hold_steps(np.array(array, array.dtype.newbyteorder("=")))
+
+
+def _fits(layer: Labels, array: NDArray[Any]) -> bool:
+    """Whether the labels can be put in the place of those that the layer has."""
+    held = layer.data
+    return bool(held.shape == array.shape and held.dtype == array.dtype and held.flags.writeable)
 
 
 def stem(name: str) -> str:

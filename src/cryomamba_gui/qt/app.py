@@ -37,6 +37,7 @@ def run(
     from napari.qt import get_qapp
 
     from cryomamba_gui.canvas.warming import warm_up
+    from cryomamba_gui.qt.collecting import IdleCollector
 
     application = get_qapp()
     application.setApplicationDisplayName(TITLE)
@@ -47,6 +48,7 @@ def run(
     application.lastWindowClosed.connect(lambda: bridge.close(application.quit))
     viewer.show()
     warm_up(viewer)
+    IdleCollector(application)
     panel.connect_to(url)
     for path in files:
         panel.workplace.bench.open(path, voxel_size=voxel_size)

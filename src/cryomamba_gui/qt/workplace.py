@@ -9,13 +9,16 @@ from weakref import WeakKeyDictionary
 import trio
 from qtpy.QtCore import QCoreApplication
 
+from cryomamba_core.artifacts import Manifest
 from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
 from cryomamba_core.interfaces import ServerInfo
+from cryomamba_core.jobs import JobConfig, JobProgress
+from cryomamba_core.plans import JobPlan
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.previews import Preview
 from cryomamba_core.protocol.jobs import JobPage, JobView
 from cryomamba_core.protocol.server import InputPage, ModelList
-from cryomamba_core.protocol.uploads import PartReceipt, UploadedFile, UploadStatus
+from cryomamba_core.protocol.uploads import PartReceipt, UploadedFile, UploadRequest, UploadStatus
 from cryomamba_core.settings import load_settings
 from cryomamba_core.wire import prepare
 from cryomamba_gui.canvas.bench import Bench
@@ -29,13 +32,17 @@ if TYPE_CHECKING:
 #: Property of Qt's application that holds the bridge: there is one of each.
 BRIDGE = "cryomamba_bridge"
 
-#: What engines tell: Qt is not to wait while it is first read.
+#: What engines tell and are told: Qt is not to wait while it is first read or written.
 TOLD = (
     Completed,
     Failed,
     InputPage,
+    JobConfig,
     JobPage,
+    JobPlan,
+    JobProgress,
     JobView,
+    Manifest,
     ModelList,
     PartReceipt,
     Preview,
@@ -43,6 +50,7 @@ TOLD = (
     Progress,
     ServerInfo,
     StateChanged,
+    UploadRequest,
     UploadStatus,
     UploadedFile,
 )

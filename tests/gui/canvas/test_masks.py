@@ -180,10 +180,10 @@ async def test_a_large_mask_is_shown_coarse_in_3d_and_stays_up_to_date(
     viewer.dims.ndisplay = 3
     assert not stage.mask.visible
     assert "mask" in viewer.canvas.overlays["cryomamba"].text
-    await settle(lambda: stage.preview.visible)
+    await settle(lambda: viewer.layers.selection.active is stage.preview)
+    assert stage.preview.visible
     np.testing.assert_array_equal(stage.preview.data, coarsen_labels(labels, 3))
     assert stage.preview.name == "tomo mask (3D)"
-    assert viewer.layers.selection.active is stage.preview
     stage.mask.visible = True  # a click on its eye uploads nothing
     assert not stage.mask.visible
     viewer.dims.ndisplay = 2
