@@ -193,6 +193,27 @@ def test_a_worker_whose_heart_does_not_beat_is_lost(directory):
     assert "gave no sign of life" in result.notes[0]
 
 
+def test_a_worker_that_is_done_is_ended_and_not_waited_for(directory):
+    def play(shard, spec):
+        succeed(shard, spec)
+        return LIVES
+
+    executor = PlayedExecutor(play, places=1)  # the place of each is free at once, too
+    assert crew(directory, executor).run().peak_rss_bytes == 21
+    assert executor.ended == [("1/0", 0), ("2/1", 0), ("3/2", 0)]
+
+
+def test_a_worker_that_is_done_without_a_result_is_lost(directory):
+    def play(shard, spec):
+        succeed(shard, spec)
+        if spec.shard.number == 1 and spec.attempt == 1:
+            shard.write_result("no result")
+        return LIVES
+
+    result = crew(directory, PlayedExecutor(play)).run()
+    assert "it was done, but what it had to say cannot be read" in result.notes[0]
+
+
 def test_the_order_to_cancel_ends_every_worker(directory):
     def play(shard, spec):
         if spec.shard.number == 3:

@@ -32,7 +32,7 @@ from cryomamba_core.worker.shard_previews import ShardPreviews
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the shards.
-LOOK_INTERVAL = 0.1
+LOOK_INTERVAL = 0.2
 #: Seconds between two looks at a shard beyond which nobody could look: the machine slept, or was busy with another.
 LONG_LOOK = 1.0
 #: Seconds between asking a shard's worker to end and forcing it.
@@ -59,8 +59,8 @@ class Shard:
         How many workers were started on it, and how many of them by this one were lost.
     done, total, unit
         How far it is, as its runner counts; a total of 0 while nothing is known.
-    result, failure
-        What its worker said at the end.
+    completed, result, failure
+        Whether its worker said that it was done, and what else it said at the end.
     """
 
     number: int
@@ -73,10 +73,10 @@ class Shard:
     done: int = 0
     total: int = 0
     unit: str = ""
+    completed: bool = False
     result: ShardResult | None = None
     failure: ErrorInfo | None = None
     _offset: int = 0
-    _completed: bool = False
     _beat: float | None = None
     _beaten_at: float = Factory(time.monotonic)
     _looked_at: float = Factory(time.monotonic)
@@ -84,7 +84,7 @@ class Shard:
     def begin(self, spec: JobSpec) -> None:
         """Make its directory ready for another worker."""
         self.directory.begin_attempt(spec)
-        self.attempt, self.failure, self._offset, self._completed = spec.attempt, None, 0, False
+        self.attempt, self.failure, self._offset, self.completed = spec.attempt, None, 0, False
         self._beat = None
         self._beaten_at = self._looked_at = time.monotonic()
 
@@ -98,7 +98,7 @@ class Shard:
             elif isinstance(event, PreviewReady):
                 shown = True
             elif isinstance(event, Completed):
-                self._completed = True
+                self.completed = True
             elif isinstance(event, Failed):
                 self.failure = event.error
         return shown
@@ -106,7 +106,7 @@ class Shard:
     def conclude(self) -> bool:
         """Whether the worker that has ended was done."""
         self.handle = self.place = None
-        self.result = self.directory.result() if self._completed else None
+        self.result = self.directory.result() if self.completed else None
         return self.result is not None
 
     def silent_for(self) -> float:
@@ -297,9 +297,11 @@ class ShardCrew:
             self._keep_log(shard)
             raise error_of(shard.failure)
         how = ended.reason if ended is not None else ""
-        if ended is None and shard.silent_for() > self._settings.stale_seconds:
+        if ended is None and shard.completed:
+            how = "it was done, but what it had to say cannot be read"
+        elif ended is None and shard.silent_for() > self._settings.stale_seconds:
             how = f"it gave no sign of life for {self._settings.stale_seconds:g} s"
-        if how:
+        if how:  # one that is done has said all: nobody waits half a second until its libraries are unloaded
             self._executor.cancel(handle, grace=0)
             if not shard.conclude():
                 self._lose(shard, how)
