@@ -11,6 +11,8 @@
     heartbeat          its time of change is the worker's last sign of life
     cancel             its presence is the order to stop
     worker.log         what the worker printed
+    worker.json        which process is the worker, where another process could not tell
+    left               its presence says that the worker has left the job, though its process may be there
     source/            a link to the tomogram that the worker has opened, if that lies in a shared folder
     artifacts/         what the exporters wrote; manifest.json last
     shards/0, 1, …     directories of the workers that share a volume, with all of the above but labels and artifacts
@@ -210,11 +212,13 @@ class JobDirectory:
         self._result = path / "result.json"
         self._shards = path / "shards"
         self._settled = path / "params.json"
+        self._left = path / "left"
 
     def begin_attempt(self, spec: JobSpec) -> None:
         """Make the directory ready for a worker; called while none is running."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in (self._events, self._preview, self._heartbeat, self._result, self.cancel_path):
+        earlier = (self._events, self._preview, self._heartbeat, self._result, self._handle, self._left)
+        for leftover in (*earlier, self.cancel_path):
             leftover.unlink(missing_ok=True)
         self.artifacts_path.mkdir(exist_ok=True)
         self.clear_artifacts()
@@ -329,15 +333,21 @@ class JobDirectory:
             yield JobDirectory(path)
 
     def write_handle(self, handle: WorkerHandle) -> None:
-        """Say which worker runs on the directory of a shard."""
+        """Say which worker runs on the directory."""
         write_whole(self._handle, dump_json(handle).encode())
 
     def handle(self) -> WorkerHandle | None:
-        """The worker that was started last on the directory of a shard, or None."""
-        try:
-            return load_json(self._handle.read_bytes(), WorkerHandle)
-        except (OSError, CryoMambaError):
-            return None
+        """The worker that `write_handle` named last, or None; raises `StorageError` if that cannot be told."""
+        return _kept(self._handle, WorkerHandle)
+
+    def mark_left(self) -> None:
+        """Say that the worker has left the job for good; its process may be given another."""
+        self._left.touch()
+
+    @property
+    def left(self) -> bool:
+        """Whether the worker has left the job while its process went on."""
+        return self._left.exists()
 
     def write_result(self, result: ShardResult) -> None:
         """Say what a shard's worker has to say, before it says that it is done."""

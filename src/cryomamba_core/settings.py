@@ -44,6 +44,11 @@ class Settings:
         How many workers may die on a job before it fails (``CRYOMAMBA_MAX_ATTEMPTS``).
     stale_seconds
         A worker whose heart has not beaten for so long is taken for lost (``CRYOMAMBA_STALE_SECONDS``).
+    warm_seconds
+        How long the process of a worker that is done waits for another job of its model; 0 for not at all
+        (``CRYOMAMBA_WARM_SECONDS``).
+    warm_mib
+        A process that holds more memory than so many MiB after its job does not wait (``CRYOMAMBA_WARM_MIB``).
     nifti_angstrom_as_mm
         Whether NIfTI and NRRD masks are written with 1 Å as 1 mm, for viewers that cannot show lengths of
         1e-7 mm; else in true mm (``CRYOMAMBA_NIFTI_ANGSTROM_AS_MM``).
@@ -57,6 +62,8 @@ class Settings:
     threads: int = 0
     max_attempts: int = 2
     stale_seconds: float = 60.0
+    warm_seconds: float = 0.0
+    warm_mib: int = 4096
     nifti_angstrom_as_mm: bool = False
     allow_plain_http: bool = False
 

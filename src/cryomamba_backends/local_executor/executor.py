@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrs import evolve
 
+from cryomamba_backends.local_executor.children import Child, watch
 from cryomamba_backends.local_executor.cores import shares, usable_cores
 from cryomamba_backends.local_executor.processes import (
     MARK,
@@ -26,6 +27,7 @@ from cryomamba_backends.local_executor.processes import (
     kill_group,
     moments,
 )
+from cryomamba_backends.local_executor.warm import Kind, WarmWorker, WarmWorkers, devices_of, kind_of, spec_of
 from cryomamba_core.errors import CryoMambaError, JobError, StorageDamaged, WorkerDied
 from cryomamba_core.interfaces import Executor, Resources, WorkerExit, WorkerHandle
 from cryomamba_core.job_directory import JobDirectory
@@ -59,14 +61,15 @@ class LocalExecutor(Executor):
     Parameters
     ----------
     settings
-        Names the devices and the data directory.
+        Name the devices and the data directory, and say whether processes wait for further jobs.
     """
 
     name = "local"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
+        self._warm = WarmWorkers(settings)
 
     def slots(self) -> Sequence[str]:
         """The devices of the settings."""
@@ -91,34 +94,55 @@ class LocalExecutor(Executor):
 
     def start(self, job_dir: Path, resources: Resources) -> WorkerHandle:
         """Start a worker in the job directory; what it prints goes to the job's log. Where it raises, none is left."""
-        mark = f"{os.environ.get(MARK, '')}/{uuid.uuid4().hex}"  # that of a shard begins with that of its job's worker
         job_dir = job_dir.absolute()
         if not job_dir.is_dir():
             raise StorageDamaged(f"there is no job directory {job_dir}")
+        environment = self._environment(resources)
+        if not self._warm.wanted:
+            return self._start_alone(job_dir, resources, environment)
+        spec = spec_of(job_dir)
+        kind = kind_of(spec, environment) if spec is not None and self._warm.may_wait(spec) else None
+        waiting = self._warm.waiting(kind, devices_of(spec, resources))
+        if kind is None:
+            return self._start_alone(job_dir, resources, environment)
+        return self._give(job_dir, waiting) or self._start_warm(job_dir, environment, kind)
+
+    def _start_alone(self, job_dir: Path, resources: Resources, environment: dict[str, str]) -> WorkerHandle:
+        """Start a worker whose process ends with the job."""
+        with _begun(job_dir, [str(job_dir)], environment, cores=resources.cores) as (process, name):
+            handle = self._handle(name)
+            self._children[handle.token] = watch(process)
+        return handle
+
+    def _start_warm(self, job_dir: Path, environment: dict[str, str], kind: Kind) -> WorkerHandle:
+        """Start a worker whose process can go on to another job."""
+        line, theirs = socket.socketpair()
         try:
-            with JobDirectory(job_dir).log_path.open("ab") as log:
-                process = subprocess.Popen(  # noqa: S603  # nothing of it comes from outside
-                    [sys.executable, "-P", "-m", WORKER, str(job_dir)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=job_dir,
-                    env=self._environment(resources) | {MARK: mark},
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise WorkerDied(f"the worker could not be started: {error}") from error
-        try:
-            _keep_to(process.pid, resources.cores)
-            # A child keeps its number until it is waited for, so this is surely its own birth.
-            token = dump_json(WorkerProcess(pid=process.pid, birth=birth_of(process.pid) or "", mark=mark))
-            self._children[token] = _Child(process)
+            with theirs, _begun(job_dir, ["--line"], environment, line=theirs) as (process, name):
+                name = evolve(name, job_dir=str(job_dir))
+                handle = self._handle(name)
+                JobDirectory(job_dir).write_handle(handle)  # before it hears of the job: `find` misses none
+                worker = WarmWorker(process, line, name, kind, self._warm)
         except BaseException:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            line.close()
             raise
-        return WorkerHandle(executor=self.name, token=token)
+        self._warm.add(worker)
+        self._children[handle.token] = worker.first
+        return handle
+
+    def _give(self, job_dir: Path, waiting: Sequence[WarmWorker]) -> WorkerHandle | None:
+        """Give the job to a process that waits for one, if there is any."""
+        for worker in waiting:
+            handle = self._handle(evolve(worker.name, job_dir=str(job_dir)))
+            JobDirectory(job_dir).write_handle(handle)
+            job = worker.give(job_dir)
+            if job is not None:
+                self._children[handle.token] = job
+                return handle
+        return None
+
+    def _handle(self, name: WorkerProcess) -> WorkerHandle:
+        return WorkerHandle(executor=self.name, token=dump_json(name))
 
     def reattach(self, handle: WorkerHandle) -> bool:
         """Whether the worker still runs."""
@@ -126,12 +150,16 @@ class LocalExecutor(Executor):
         if child is not None:
             return not child.ended.is_set()
         worker = self._worker(handle)
-        return worker is not None and worker.alive
+        return worker is not None and worker.works
 
     def find(self, job_dir: Path) -> WorkerHandle | None:
-        """The worker that runs on a job directory, found among the processes of this machine."""
+        """The worker that runs on a job directory, named there or found among the processes of this machine."""
+        handle = JobDirectory(job_dir).handle()
+        given = None if handle is None else self._worker(handle)
+        if given is not None and given.job_dir == str(job_dir.absolute()) and given.works:
+            return handle
         worker = find_worker(WORKER, job_dir.absolute())
-        return WorkerHandle(executor=self.name, token=dump_json(worker)) if worker and worker.alive else None
+        return self._handle(worker) if worker and worker.alive else None
 
     def wait(self, handle: WorkerHandle, timeout: float) -> WorkerExit | None:
         """Wait for the end; only the process that started the worker learns the exit status."""
@@ -140,7 +168,7 @@ class LocalExecutor(Executor):
             return child.exit if child.ended.wait(max(0.0, timeout)) else None
         worker = self._worker(handle)
         for _ in moments(timeout):
-            if worker is None or not worker.alive:
+            if worker is None or not worker.works:
                 return WorkerExit(code=None, reason="ended; another process started it and knows its exit status")
         return None
 
@@ -155,7 +183,8 @@ class LocalExecutor(Executor):
             If a process outlasts SIGKILL, as one does that hangs in a device or a network disk.
         """
         worker = self._worker(handle)
-        if worker is None:
+        child = self._children.get(handle.token)
+        if worker is None or not _is_its_own(worker, child):
             return
         if worker.alive and grace > 0:
             ask_to_end(worker)
@@ -174,9 +203,12 @@ class LocalExecutor(Executor):
                     f"process {numbers} of the worker cannot be ended",
                     hint="it waits for a device or a network disk; see its state with: ps -l",
                 )
-        child = self._children.get(handle.token)
         if child is not None:
             child.ended.wait(KILL_SECONDS)
+
+    def close(self) -> None:
+        """End the processes that wait for a job, and let those that work end after it."""
+        self._warm.close()
 
     def _worker(self, handle: WorkerHandle) -> WorkerProcess | None:
         try:
@@ -202,18 +234,48 @@ class LocalExecutor(Executor):
         return environment
 
 
-class _Child:
-    """A worker that this process started; a thread waits for it, so that it never stays a zombie."""
+@contextmanager
+def _begun(
+    job_dir: Path,
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    *,
+    line: socket.socket | None = None,
+    cores: Sequence[int] = (),
+) -> Iterator[tuple[subprocess.Popen[bytes], WorkerProcess]]:
+    """A worker process that has just begun; if the block raises, none is left."""
+    mark = f"{os.environ.get(MARK, '')}/{uuid.uuid4().hex}"  # that of a shard begins with that of its job's worker
+    inherited = [] if line is None else [line.fileno()]
+    try:
+        with JobDirectory(job_dir).log_path.open("ab") as log_file:
+            process = subprocess.Popen(  # noqa: S603  # nothing of it comes from outside
+                [sys.executable, "-P", "-m", WORKER, *arguments, *map(str, inherited)],
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                cwd=job_dir,
+                env=environment | {MARK: mark},
+                pass_fds=inherited,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise WorkerDied(f"the worker could not be started: {error}") from error
+    try:
+        _keep_to(process.pid, cores)
+        # A child keeps its number until it is waited for, so this is surely its own birth.
+        yield process, WorkerProcess(pid=process.pid, birth=birth_of(process.pid) or "", mark=mark)
+    except BaseException:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.ended = threading.Event()
-        self.exit: WorkerExit | None = None
-        threading.Thread(target=self._await, args=(process,), name=f"worker {process.pid}", daemon=True).start()
 
-    def _await(self, process: subprocess.Popen[bytes]) -> None:
-        code = process.wait()
-        self.exit = WorkerExit(code=code, reason=_reason(code))
-        self.ended.set()
+def _is_its_own(worker: WorkerProcess, child: Child | None) -> bool:
+    """Whether what is left of a worker's process is still its own, and not that of the process's next job."""
+    if child is not None:
+        return child.holds_process()
+    return not (worker.has_left and worker.alive)
 
 
 def _keep_to(pid: int, cores: Sequence[int]) -> None:
@@ -223,12 +285,3 @@ def _keep_to(pid: int, cores: Sequence[int]) -> None:
             os.sched_setaffinity(pid, cores)
         except OSError as error:
             log.warning("process %d cannot keep to the CPUs %s: %s", pid, cores, error)
-
-
-def _reason(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return f"killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"killed by signal {-code}"

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 from attrs import frozen
 
+from cryomamba_core.job_directory import JobDirectory
+
 #: In the environment of a worker and so of all that it starts: says whose they are, even when it is gone.
 MARK = "CRYOMAMBA_WORKER"
 
@@ -33,16 +35,29 @@ class WorkerProcess:
         When it was born, in whatever terms the system has; see `birth_of`.
     mark
         Value of `MARK` in its environment; those of workers that it has started begin with it.
+    job_dir
+        The job, where the process may be given another one later; else empty.
     """
 
     pid: int
     birth: str
     mark: str
+    job_dir: str = ""
 
     @property
     def alive(self) -> bool:
         """Whether it still runs; one that has ended and is not yet waited for does not."""
         return birth_of(self.pid) == self.birth and not _is_zombie(self.pid)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the process, dead or alive, was done with the job and could be given another."""
+        return bool(self.job_dir) and JobDirectory(Path(self.job_dir)).left
+
+    @property
+    def works(self) -> bool:
+        """Whether it still runs, and on this job."""
+        return self.alive and not self.has_left
 
     def family(self) -> list[psutil.Process]:
         """The worker and whatever it started, as far as they still run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ from attrs import define, field
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
 from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
+from cryomamba_backends.nnunet.shortage import says_out
 from cryomamba_core.errors import PluginUnavailable
 from cryomamba_core.interfaces import RunContext
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 #: Pieces in which scores of a mirrored tile are turned back.
 MIRRORED_PIECES = 8
@@ -143,14 +147,21 @@ class Forward:
             try:
                 with self.course.autocast():
                     parts.append(network(part).float())
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
+            except RuntimeError as error:
+                if len(part) == 1 or not says_out(error):
                     raise
-                self.batch = -(-len(part) // 2)
+                self._halve(len(part))
                 waiting = [piece for rest in (part, *waiting) for piece in torch.split(rest, self.batch)]
                 continue
             self.work.advance(len(part))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _halve(self, tiles: int) -> None:
+        """Compute fewer tiles at once from now on, as memory did not hold so many."""
+        self.batch = -(-tiles // 2)
+        told = f"{self.course.device} ran out of memory: tiles are computed {self.batch} at a time from there on"
+        log.warning("%s", told)
+        self.work.context.note(told)
 
     def to_network(self, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
         """Tiles as a network takes them: (tiles, channels, z, y, x) in the axes of the model, contiguous."""

@@ -36,11 +36,15 @@ class GuideRows:
     """
 
     def __init__(self, labels: LabelPieces, change: GridChange, values: Sequence[int]) -> None:
-        self._labels, self._change, self._values = labels, change, np.asarray(values, np.int32)
+        self._labels, self._change, self._values = labels, change, tuple(values)
         self._centres = [change.to_target(axis) for axis in range(3)]
         self._pieces: Iterator[tuple[int, NDArray[np.integer]]] | None = None
         self._held = np.empty((0, *change.source[1:]), np.int32)
         self._start = 0
+
+    def anew(self) -> GuideRows:
+        """The same from the beginning, for a sweep that begins anew at any row."""
+        return GuideRows(self._labels, self._change, self._values)
 
     @property
     def channels(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,7 +200,24 @@ class InstalledModel:
         except (OSError, SafetensorError) as error:
             raise self._damaged(" ".join(str(error).split())) from error
         fill_network(network, weights, source=fold.file)
+        log.info("the weights %s of the model %r are loaded", fold.file, self.record.name)
         return over_sections(network) if recipe.planar else network
+
+    def network_key(self, fold: FoldRecord, recipe: ModelRecipe) -> Hashable:
+        """Equal for two networks that are the same, of files that nobody has touched in between.
+
+        Raises
+        ------
+        UnusableModel
+            If there is no such file.
+        """
+        try:
+            file = (self.folder / fold.file).stat()
+        except OSError as error:
+            raise self._damaged(str(error)) from error
+        state = file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
+        built = repr(recipe.network), recipe.channels, recipe.labels.heads, recipe.planar
+        return self.record.digest, fold.sha256, state, built
 
     def _damaged(self, reason: str) -> UnusableModel:
         return UnusableModel(

@@ -1,11 +1,10 @@
-"""What a run needs of memory, and what happens when it is not there."""
+"""What the sweeps of a run need of memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -16,7 +15,6 @@ from cryomamba_backends.nnunet.statistics import SLAB_VOXELS
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.window import READ_VOXELS
-from cryomamba_core.errors import OutOfMemory
 
 #: PyTorch unfolds the input of a convolution where channels × depth × height is at most this (float32, one tile).
 UNFOLDED_UP_TO = 20480
@@ -29,7 +27,11 @@ LIBRARIES = 45 << 20
 #: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike.
 ALLOCATOR = 32 << 20
 
-HINT = "free memory, cut the volume along its shorter axes (cutting the longest saves nothing), or use mode=fast"
+#: Where sums lie: in the memory of a GPU, in that of the host, or in a file on the disk of the job's folder.
+Place = Literal["device", "host", "file"]
+
+#: From the fastest to the one that needs least memory.
+PLACES: tuple[Place, ...] = ("device", "host", "file")
 
 
 @frozen(kw_only=True)
@@ -53,6 +55,11 @@ def peak_bytes(needs: Sequence[Need]) -> int:
     return sum(need.lasting for need in needs) + max(need.passing for need in needs)
 
 
+def places_for(device: str) -> tuple[Place, ...]:
+    """The places that sums may have, in the order in which they are tried."""
+    return PLACES[1:] if device == "cpu" else PLACES
+
+
 def estimate_ram(
     recipe: ModelRecipe,
     grid: TileGrid,
@@ -61,6 +68,7 @@ def estimate_ram(
     folds: int,
     weight_bytes: int,
     dtype: np.dtype[Any],
+    place: Place,
 ) -> Need:
     """What a sweep needs of the host's memory.
 
@@ -72,34 +80,68 @@ def estimate_ram(
         How many networks run, and the size of their weights.
     dtype
         Of the volume.
+    place
+        Of the sums.
     """
     plane = math.prod(grid.padded[1:])
     statistics = SLAB_VOXELS * (3 * SINGLE + dtype.itemsize)
     reading = max(plane, READ_VOXELS) * (2 * SINGLE + dtype.itemsize)
+    sums = held_sums(recipe, grid, course, folds=folds, place=place) if place != "device" else 0
+    deciding = _deciding_bytes(recipe, grid, course, folds=folds, place=place) if place != "device" else 0
     if course.device != "cpu":
-        return Need(lasting=weight_bytes, passing=max(statistics, reading))
-    deciding = max(plane, BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
-    held = held_bytes(recipe, grid, course, folds=folds)
+        return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
+    held = sums + window_bytes(recipe, grid)
     working = ALLOCATOR + max(reading, deciding, activation_bytes(recipe, course))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
 
 
-def estimate_vram(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int, weight_bytes: int) -> Need:
-    """What a sweep needs of the device's memory; nothing on the CPU."""
+def estimate_vram(
+    recipe: ModelRecipe,
+    grid: TileGrid,
+    course: Course,
+    *,
+    folds: int,
+    weight_bytes: int,
+    place: Place,
+    batch: int,
+) -> Need:
+    """What a sweep needs of the device's memory, with `batch` tiles at once; nothing on the CPU."""
     if course.device == "cpu":
         return Need(lasting=0, passing=0)
-    deciding = max(math.prod(grid.padded[1:]), BLOCK_VOXELS) * _bytes_to_decide(recipe, course)
-    activations = course.batch * activation_bytes(recipe, course)
-    return Need(
-        lasting=weight_bytes + held_bytes(recipe, grid, course, folds=folds), passing=max(deciding, activations)
-    )
+    lasting = weight_bytes + window_bytes(recipe, grid)
+    activations = batch * activation_bytes(recipe, course)
+    if place != "device":
+        return Need(lasting=lasting, passing=activations)
+    deciding = _deciding_bytes(recipe, grid, course, folds=folds, place=place)
+    return Need(lasting=lasting + sums_bytes(recipe, grid, course, folds=folds), passing=max(deciding, activations))
 
 
-def held_bytes(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int) -> int:
-    """Bytes of voxels and sums that a sweep holds throughout."""
-    heads, channels = recipe.labels.heads, recipe.channels
-    sums = HALF * (heads * folds + 1) if course.exact else SINGLE * heads
-    return (sums + SINGLE * channels) * grid.patch[0] * math.prod(grid.padded[1:])
+def window_bytes(recipe: ModelRecipe, grid: TileGrid) -> int:
+    """Bytes of voxels that a sweep holds throughout."""
+    return SINGLE * recipe.channels * grid.patch[0] * math.prod(grid.padded[1:])
+
+
+def sums_bytes(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int) -> int:
+    """Bytes of all sums of a sweep."""
+    return _bytes_to_sum(recipe, course, folds) * grid.patch[0] * math.prod(grid.padded[1:])
+
+
+def held_sums(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int, place: Place) -> int:
+    """Bytes of sums that a sweep holds in memory throughout: all, or a strip as wide as a tile of those in a file."""
+    sums = sums_bytes(recipe, grid, course, folds=folds)
+    return sums * grid.patch[1] // grid.padded[1] if place == "file" else sums
+
+
+def _bytes_to_sum(recipe: ModelRecipe, course: Course, folds: int) -> int:
+    """For each voxel."""
+    heads = recipe.labels.heads
+    return HALF * (heads * folds + 1) if course.exact else SINGLE * heads
+
+
+def _deciding_bytes(recipe: ModelRecipe, grid: TileGrid, course: Course, *, folds: int, place: Place) -> int:
+    """What is held while labels are decided; sums that lie in a file are copied for it."""
+    voxel = _bytes_to_decide(recipe, course) + (_bytes_to_sum(recipe, course, folds) if place == "file" else 0)
+    return max(math.prod(grid.padded[1:]), BLOCK_VOXELS) * voxel
 
 
 def _bytes_to_decide(recipe: ModelRecipe, course: Course) -> int:
@@ -110,22 +152,6 @@ def _bytes_to_decide(recipe: ModelRecipe, course: Course) -> int:
     score = HALF if course.exact else SINGLE
     label = 1 if max(recipe.labels.names) < 256 else SINGLE
     return (score if recipe.labels.regions is None else 2 * SINGLE) + 1 + 2 * label
-
-
-@contextmanager
-def memory_errors_named() -> Iterator[None]:
-    """Turn any library's way of saying that memory is out into `OutOfMemory`."""
-    try:
-        yield
-    except OutOfMemory:
-        raise
-    except MemoryError as error:
-        raise OutOfMemory("the run does not fit in memory", hint=HINT) from error
-    except RuntimeError as error:
-        told = str(error)
-        if any(sign in told for sign in ("not enough memory", "can't allocate memory", "bad_alloc", "out of memory")):
-            raise OutOfMemory("the run does not fit in memory", hint=HINT) from error
-        raise
 
 
 def activation_bytes(recipe: ModelRecipe, course: Course) -> int:

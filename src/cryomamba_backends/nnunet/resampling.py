@@ -230,6 +230,8 @@ class _HeldRows:
             self._start = self._stop = low
         kept = max(0, self._stop - low)
         dropped = self._stop - kept - self._start
+        last = self._stop
+        self._start = self._stop = low  # nothing is held if an error comes
         target = self._voxels
         if high - low > len(target):
             target = np.empty((high - low, *self._extent[1:]), np.float32)
@@ -241,5 +243,5 @@ class _HeldRows:
         for first in range(low + kept, high, depth):
             stop = min(first + depth, high)
             target[first - low : stop - low] = self._read(first, stop)
-        self._start, self._stop = low, max(high, self._stop)
+        self._start, self._stop = low, max(high, last)
         return target[: high - low]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ import psutil
 from attrs import evolve, frozen
 
 from cryomamba_backends.nnunet.coarse import CoarsePass, is_worthwhile
+from cryomamba_backends.nnunet.costs import Costs
 from cryomamba_backends.nnunet.course import Course, choose_course, choose_precision
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve
-from cryomamba_backends.nnunet.forward import Work
+from cryomamba_backends.nnunet.forward import Forward, Work
 from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.installation import (
     automatic_name,
@@ -26,20 +26,23 @@ from cryomamba_backends.nnunet.installation import (
     write_model,
 )
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel, installed_models
-from cryomamba_backends.nnunet.memory import HINT, memory_errors_named, peak_bytes
+from cryomamba_backends.nnunet.kept_answers import kept_or_asked
+from cryomamba_backends.nnunet.memory import places_for
 from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.placing import Placing
+from cryomamba_backends.nnunet.room import host_room
 from cryomamba_backends.nnunet.rows import Rows
+from cryomamba_backends.nnunet.shortage import let_go, memory_errors_named, out_of_memory, says_out
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.statistics import nonzero_box, numpy_adds_as_expected
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.trained_folder import holds_trained_model
-from cryomamba_backends.nnunet.uncertainty import companion_of, companions_of, uncertainty_bytes
+from cryomamba_backends.nnunet.uncertainty import companion_of, companions_of
 from cryomamba_core.companions import Companion
 from cryomamba_core.errors import (
     InvalidParameter,
     ModelExists,
-    OutOfMemory,
     UnknownModel,
     UnusableModel,
     UnusableVolume,
@@ -111,20 +114,15 @@ class NNUNetRunner(ModelRunner):
     def plan(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> RunPlan:
         """Count the tiles and the memory of a run, or refuse it."""
         stages = self._stages(self._find(model), grid, grid.shape, params, device)
-        beside = (0, 0)
-        if self.companions(model, params):
-            beside = uncertainty_bytes(math.prod(stages[-1].change.source[1:]), device=device)
-        ram = peak_bytes([stage.ram for stage in stages]) + beside[0]
-        if ram > psutil.virtual_memory().total:
-            raise OutOfMemory(
-                f"the run needs about {ram / 2**30:.1f} GiB, this machine has "
-                f"{psutil.virtual_memory().total / 2**30:.1f} GiB of memory",
-                hint=HINT,
-            )
+        costs = Costs(stages=stages, uncertain=params.uncertainty != "none")
+        total = host_room().total
+        place = next((place for place in places_for(device) if costs.ram(place) <= total), None)
+        if place is None:
+            raise out_of_memory(costs.ram("file"), total, costs.hint)
         return RunPlan(
             tiles=sum(stage.images for stage in stages),
-            ram_bytes=ram,
-            vram_bytes=peak_bytes([stage.vram for stage in stages]) + beside[1],
+            ram_bytes=costs.ram(place),
+            vram_bytes=costs.vram(place, costs.course.batch),
             notes=_notes(stages, params),
         )
 
@@ -137,8 +135,9 @@ class NNUNetRunner(ModelRunner):
         if params.mode == "exact":
             return params
         precision = choose_precision(self._find(model).recipe(), params, device)
-        if params.precision == "auto" and precision == "fixed" and not bytes_convolve():
-            precision = "single"
+        if params.precision == "auto" and precision == "fixed":
+            answer = self._settings.data_dir / "cpu.json"
+            precision = "fixed" if kept_or_asked(answer, bytes_convolve) else "single"
         return evolve(params, precision=precision)
 
     def companions(self, model: ModelInfo, params: Any) -> Sequence[Companion]:
@@ -156,6 +155,7 @@ class NNUNetRunner(ModelRunner):
         """Segment a volume; final blocks are whole on all axes but `sweep_axis`, along which they ascend."""
         with memory_errors_named():
             yield from self._segment(volume, self.settle(context.model, params, context.device), context)
+        _return_device_memory(context.device)
 
     def _segment(self, volume: Volume, params: NNUNetParams, context: RunContext) -> Iterator[LabelBlock]:
         installed = self._find(context.model)
@@ -188,11 +188,13 @@ class NNUNetRunner(ModelRunner):
         if first_row < rows.stop:
             part = _Part(rows=rows, left=rows[first_row - rows.start :])
             work = _work(context, [*before, stage], part)
-            guide = before[0].guide(volume, box, work, stage.change) if before else None
+            costs = Costs(stages=[*before, stage], uncertain=params.uncertainty != "none")
+            placing = Placing.chosen(costs, context)
+            guide = _guide(before, volume, box, work, stage, placing)
             read = stage.rows(volume, box, on_read=context.checkpoint)
             if guide is None:
                 yield from _coarse(stage, read, work, labels, params, part)
-            yield from _final(stage, read, guide, work, labels, params, part)
+            yield from _final(stage, read, guide, work, labels, params, part, placing)
         after = max(resumed, box.stop[axis])
         yield from labels.background(after, asked.stop, on_block=context.checkpoint)
 
@@ -232,9 +234,23 @@ class NNUNetRunner(ModelRunner):
 def _coarse(
     stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part
 ) -> Iterator[LabelBlock]:
-    """Provisional blocks of the rows that are left, if they are worth it."""
+    """Provisional blocks of the rows that are left, if they are worth it; they end where memory runs out."""
     if params.coarse == "off" or not work.context.previewed:
         return
+    counted = work.total, work.done
+    try:
+        yield from _provisional(stage, rows, work, labels, params, part)
+    except (MemoryError, RuntimeError) as error:
+        if not says_out(error):
+            raise
+        let_go(error)
+        work.total, work.done = counted
+        work.context.note("memory ran out during the coarse answer, which ended there")
+
+
+def _provisional(
+    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part
+) -> Iterator[LabelBlock]:
     grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
     coarse = CoarsePass(
         grid=grid, rows=rows, change=stage.change, forward=stage.rough_forward(work), decide=stage.recipe.labels.decide
@@ -246,6 +262,15 @@ def _coarse(
             yield labels.provisional(region, piece)
 
 
+def _guide(
+    before: Sequence[Stage], volume: Volume, box: Region, work: Work, stage: Stage, placing: Placing
+) -> GuideRows | None:
+    """What the network of a cascade is told; None where there is no stage before."""
+    if not before:
+        return None
+    return before[0].guide(volume, box, work, stage.change, batch=placing.batch, hold=placing.hold)
+
+
 def _final(
     stage: Stage,
     rows: Rows,
@@ -254,27 +279,56 @@ def _final(
     labels: _Blocks,
     params: NNUNetParams,
     part: _Part,
+    placing: Placing,
 ) -> Iterator[LabelBlock]:
-    """Final blocks of the rows that are left."""
-    forward = stage.forward(work)
-    for row, scores in stage.scores(rows, forward, guide=guide, first_row=part.left.start):
-        work.context.checkpoint()
-        wanted = scores[:, : part.left.stop - row]
+    """Final blocks of the rows that are left; where memory runs out, once more from the first that is not final."""
+    forward = stage.forward(work, placing.batch)
+    left = part.left
+    while True:
+        try:
+            for stop, block in _decided(stage, rows, forward, guide, labels, params, left, placing):
+                left = range(stop, left.stop)
+                yield block
+        except (MemoryError, RuntimeError) as error:
+            if not says_out(error):
+                raise
+            placing.step_down(left.start, error)
+        else:
+            return
+        guide = guide and guide.anew()
+        work.done = work.total - _images(placing.costs.stages, left)
+
+
+def _decided(
+    stage: Stage,
+    rows: Rows,
+    forward: Forward,
+    guide: GuideRows | None,
+    labels: _Blocks,
+    params: NNUNetParams,
+    left: range,
+    placing: Placing,
+) -> Iterator[tuple[int, LabelBlock]]:
+    """Final blocks of rows of the box, each with the row behind its last."""
+    for row, scores in stage.scores(rows, forward, guide=guide, first_row=left.start, hold=placing.hold):
+        forward.work.context.checkpoint()
+        wanted = scores[:, : left.stop - row]
         companions = companions_of(wanted, stage.recipe.labels, params.uncertainty)
-        yield labels.block(row, stage.recipe.labels.decide(wanted), companions)
-        if row + scores.shape[1] >= part.left.stop:
+        yield row + wanted.shape[1], labels.block(row, stage.recipe.labels.decide(wanted), companions)
+        if row + scores.shape[1] >= left.stop:
             return
 
 
 def _work(context: RunContext, stages: Sequence[Stage], part: _Part) -> Work:
     """Counts the images that the rows take, those of rows that are final as done."""
+    total = _images(stages, part.rows)
+    return Work(context=context, total=total, done=total - _images(stages, part.left))
 
-    def images(rows: range) -> int:
-        *before, stage = stages
-        return stage.images_for(rows) + sum(previous.images_for(stage.guide_rows(rows)) for previous in before)
 
-    total = images(part.rows)
-    return Work(context=context, total=total, done=total - images(part.left))
+def _images(stages: Sequence[Stage], rows: range) -> int:
+    """How many images of tiles some rows of the box take."""
+    *before, stage = stages
+    return stage.images_for(rows) + sum(previous.images_for(stage.guide_rows(rows)) for previous in before)
 
 
 def _wants_coarse(coarse: CoarsePass, course: Course, params: NNUNetParams, part: _Part, work: Work) -> bool:
@@ -379,3 +433,11 @@ def _set_threads(threads: int) -> None:
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     torch.set_num_threads(threads or min(usable, psutil.cpu_count(logical=False) or usable))
+
+
+def _return_device_memory(device: str) -> None:
+    """Give a GPU's memory back that only PyTorch keeps, for whoever works there while this process waits for a job."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from cryomamba_backends.nnunet.accumulators import Accumulator
 from cryomamba_backends.nnunet.tiles import TileGrid, tile_profile, tile_weights
 from cryomamba_core.errors import UnusableVolume
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 #: Weight in the middle of a tile, as in stock nnU-Net: it keeps half precision from underflow.
 PEAK = 10.0
+
+#: Makes room for sums (channels, rows, y, x) of tiles with some edges (y, x) and of a type.
+Hold = Callable[[tuple[int, int, int, int], tuple[int, int], "torch.dtype"], Accumulator]
 
 
 class Scores(Protocol):
@@ -31,6 +36,9 @@ class Scores(Protocol):
         Ask once for each row, and use them before `move_to` is called again.
         """
 
+    def close(self) -> None:
+        """Give back what is not memory."""
+
 
 class StockScores:
     """Sums for each fold, and of the weights, in half precision as stock nnU-Net has them.
@@ -41,47 +49,47 @@ class StockScores:
         Number of networks, and of the outputs of each.
     grid
         The tiles.
+    hold
+        Makes room for the sums.
     """
 
-    def __init__(self, *, folds: int, heads: int, grid: TileGrid) -> None:
+    def __init__(self, *, folds: int, heads: int, grid: TileGrid, hold: Hold) -> None:
         import torch
 
-        shape = (grid.patch[0], *grid.padded[1:])
         self._tile = tile_weights(grid.patch)
-        self._sums = [torch.zeros((heads, *shape), dtype=torch.half) for _ in range(folds)]
-        self._weights = torch.zeros(shape, dtype=torch.half)
-        self._start: int | None = None
+        self._held = _held(hold, folds * heads + 1, grid, torch.half)
+        self._folds = [slice(fold * heads, (fold + 1) * heads) for fold in range(folds)]
 
     def move_to(self, start: int) -> None:
         """Hold rows from `start` on."""
-        if self._start is not None:
-            for tensor in (*self._sums, self._weights):
-                move_rows(tensor, start - self._start)
-        self._start = start
+        self._held.move_to(start)
 
     def add(self, fold: int, corner: tuple[int, int], prediction: torch.Tensor) -> None:
         """Add a tile's scores, and with those of the first fold its weights."""
         import torch
 
-        square = _square(corner, self._tile)
+        square = self._held.square(corner)
         with torch.inference_mode():
-            self._sums[fold][square] += prediction * self._tile
+            square[self._folds[fold]] += prediction * self._tile
             if fold == 0:
-                self._weights[square] += self._tile
+                square[-1] += self._tile
 
     def mean(self, start: int, stop: int) -> torch.Tensor:
         """Mean scores of some rows."""
-        assert self._start is not None
-        rows = slice(start - self._start, stop - self._start)
+        rows = self._held.rows(start, stop)
         total: Any = None
-        for sums in self._sums:
-            scores = sums[:, rows].div_(self._weights[rows])
+        for fold in self._folds:
+            scores = rows[fold].div_(rows[-1])
             _refuse_infinite(scores)
             total = scores if total is None else total.add_(scores)
-        if len(self._sums) > 1:
-            total /= len(self._sums)
+        if len(self._folds) > 1:
+            total /= len(self._folds)
         scores_of_all: torch.Tensor = total
         return scores_of_all
+
+    def close(self) -> None:
+        """Give back what is not memory."""
+        self._held.close()
 
 
 class SingleScores:
@@ -93,55 +101,51 @@ class SingleScores:
         Number of networks, and of the outputs of each.
     grid
         The tiles.
-    device
-        Where to add up; in the memory of the host where that of the device is too small.
+    hold
+        Makes room for the sums, where they are added up.
     """
 
-    def __init__(self, *, folds: int, heads: int, grid: TileGrid, device: str) -> None:
+    def __init__(self, *, folds: int, heads: int, grid: TileGrid, hold: Hold) -> None:
         import torch
 
         z, y, x = (torch.from_numpy(tile_profile(edge)) for edge in grid.patch)
-        self._sums = _zeros((heads, grid.patch[0], *grid.padded[1:]), device)
+        self._held = _held(hold, heads, grid, torch.float32)
+        device = self._held.device
         tile = PEAK * z[:, None, None] * y[:, None] * x
-        self._tile = tile.to(self._sums.device, torch.float32)
+        self._tile = tile.to(device, torch.float32)
         across = [_profile_sum(grid, axis) for axis in range(3)]
         along = folds * PEAK * across[0][:, None, None]
         self._rows, self._lines, self._columns = (
-            torch.from_numpy(weights).to(self._sums.device, torch.float32)
-            for weights in (along, across[1][:, None], across[2])
+            torch.from_numpy(weights).to(device, torch.float32) for weights in (along, across[1][:, None], across[2])
         )
-        self._start: int | None = None
 
     def move_to(self, start: int) -> None:
         """Hold rows from `start` on."""
-        if self._start is not None:
-            move_rows(self._sums, start - self._start)
-        self._start = start
+        self._held.move_to(start)
 
     def add(self, fold: int, corner: tuple[int, int], prediction: torch.Tensor) -> None:
         """Add a tile's scores."""
         import torch
 
+        square = self._held.square(corner)
         with torch.inference_mode():
-            self._sums[_square(corner, self._tile)].addcmul_(prediction.to(self._sums.device), self._tile)
+            square.addcmul_(prediction.to(square.device), self._tile)
 
     def mean(self, start: int, stop: int) -> torch.Tensor:
         """Mean scores of some rows."""
-        assert self._start is not None
-        scores = self._sums[:, start - self._start : stop - self._start].div_(self._rows[start:stop])
+        scores = self._held.rows(start, stop).div_(self._rows[start:stop])
         scores /= self._lines
         scores /= self._columns
         _refuse_infinite(scores)
         return scores
 
+    def close(self) -> None:
+        """Give back what is not memory."""
+        self._held.close()
 
-def move_rows(tensor: torch.Tensor, rows: int) -> None:
-    """Move (…, z, y, x) up by `rows` along z, piece by piece so that nothing is copied twice; zeros come in."""
-    depth = tensor.shape[-3]
-    for start in range(0, depth - rows, rows):
-        stop = min(start + rows, depth - rows)
-        tensor[..., start:stop, :, :] = tensor[..., start + rows : stop + rows, :, :]
-    tensor[..., max(0, depth - rows) :, :, :] = 0
+
+def _held(hold: Hold, channels: int, grid: TileGrid, dtype: torch.dtype) -> Accumulator:
+    return hold((channels, grid.patch[0], *grid.padded[1:]), (grid.patch[1], grid.patch[2]), dtype)
 
 
 def _profile_sum(grid: TileGrid, axis: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -151,15 +155,6 @@ def _profile_sum(grid: TileGrid, axis: int) -> np.ndarray[Any, np.dtype[np.float
     for start in grid.starts[axis]:
         total[start : start + len(profile)] += profile
     return total
-
-
-def _zeros(shape: tuple[int, ...], device: str) -> torch.Tensor:
-    import torch
-
-    try:
-        return torch.zeros(shape, device=device)
-    except torch.OutOfMemoryError:
-        return torch.zeros(shape)
 
 
 def _refuse_infinite(scores: torch.Tensor) -> None:
@@ -172,8 +167,3 @@ def _refuse_infinite(scores: torch.Tensor) -> None:
                 "the network's scores are not finite numbers",
                 hint="look for extreme voxels in the volume; if there are none, the model's weights are broken",
             )
-
-
-def _square(corner: tuple[int, int], tile: torch.Tensor) -> tuple[Any, ...]:
-    y, x = (slice(at, at + edge) for at, edge in zip(corner, tile.shape[1:], strict=True))
-    return ..., y, x

@@ -12,8 +12,8 @@ from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.forward import Forward, Work, mirrorings, prepared
 from cryomamba_backends.nnunet.grid_change import GridChange
 from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows
-from cryomamba_backends.nnunet.installed import FoldRecord, InstalledModel
-from cryomamba_backends.nnunet.memory import Need, estimate_ram, estimate_vram
+from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel
+from cryomamba_backends.nnunet.memory import Need, Place, estimate_ram, estimate_vram, sums_bytes
 from cryomamba_backends.nnunet.normalised_rows import MASKING_BYTES, normalised_rows, shown_rows
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.plans import ModelRecipe
@@ -24,7 +24,7 @@ from cryomamba_backends.nnunet.resampling import (
     scores_on_source,
 )
 from cryomamba_backends.nnunet.rows import Rows
-from cryomamba_backends.nnunet.scores import Scores, SingleScores, StockScores
+from cryomamba_backends.nnunet.scores import Hold, Scores, SingleScores, StockScores
 from cryomamba_backends.nnunet.spacing import Verdict, judge_spacing
 from cryomamba_backends.nnunet.sweep import Sweep
 from cryomamba_backends.nnunet.tiles import TileGrid
@@ -141,9 +141,8 @@ class Stage:
             bounds.append(int(np.searchsorted(self.change.to_source(0), row)) if self.change.changes else row)
         return tuple(dict.fromkeys((*bounds, self.change.source[0])))
 
-    @property
-    def ram(self) -> Need:
-        """What the stage needs of the host's memory."""
+    def ram(self, place: Place) -> Need:
+        """What the stage needs of the host's memory, with its sums in a place."""
         sweep = estimate_ram(
             self.recipe,
             self.grid,
@@ -151,21 +150,32 @@ class Stage:
             folds=len(self.folds),
             weight_bytes=self._weight_bytes,
             dtype=np.dtype(np.float32),
+            place=place,
         )
         resampling = resampling_bytes(self.change, heads=self.recipe.labels.heads, exact=self.course.exact)
         masking = MASKING_BYTES if self.recipe.masked else 0
         return evolve(sweep, lasting=sweep.lasting + resampling + masking)
 
-    @property
-    def vram(self) -> Need:
-        """What the stage needs of the device's memory; nothing on the CPU."""
+    def vram(self, place: Place, batch: int) -> Need:
+        """What the stage needs of the device's memory, with its sums in a place; nothing on the CPU."""
         need = estimate_vram(
-            self.recipe, self.grid, self.course, folds=len(self.folds), weight_bytes=self._weight_bytes
+            self.recipe,
+            self.grid,
+            self.course,
+            folds=len(self.folds),
+            weight_bytes=self._weight_bytes,
+            place=place,
+            batch=batch,
         )
-        if self.course.device == "cpu":
+        if self.course.device == "cpu" or place != "device":
             return need
         resampling = resampled_scores_bytes(self.change, heads=self.recipe.labels.heads, exact=False)
         return evolve(need, lasting=need.lasting + resampling)
+
+    @property
+    def sums_bytes(self) -> int:
+        """The size of the stage's sums."""
+        return sums_bytes(self.recipe, self.grid, self.course, folds=len(self.folds))
 
     @property
     def _weight_bytes(self) -> int:
@@ -176,38 +186,49 @@ class Stage:
         read = normalised_rows(self.recipe, volume, box, self.course.axes, on_read=on_read)
         return ResampledRows(read, self.change, exact=self.course.exact) if self.change.changes else read
 
-    def forward(self, work: Work) -> Forward:
-        """The networks, loaded."""
-        networks = [prepared(self.installed.network(fold, self.recipe), self.course) for fold in self.folds]
+    def forward(self, work: Work, batch: int) -> Forward:
+        """The networks, loaded, for so many tiles at once."""
+        networks = [self._network(fold, self.course, work) for fold in self.folds]
         return Forward(
             networks=networks,
             mirror_axes=self.mirror_axes,
             course=self.course,
             work=work,
-            batch=self.course.batch,
+            batch=batch,
         )
 
     def rough_forward(self, work: Work) -> Forward:
         """One network, loaded for a pass whose labels are only looked at."""
         course = self.course.rough
-        network = prepared(self.installed.network(self.folds[0], self.recipe), course)
+        network = self._network(self.folds[0], course, work)
         return Forward(networks=[network], mirror_axes=(), course=course, work=work, batch=course.batch)
 
+    def _network(self, fold: FoldRecord, course: Course, work: Work) -> torch.nn.Module:
+        """One network as a course wants it, loaded unless an earlier job of this process has left it."""
+
+        def load() -> torch.nn.Module:
+            return prepared(self.installed.network(fold, self.recipe), course)
+
+        key = RUNNER, self.installed.network_key(fold, self.recipe), course.device, course.mode, course.precision
+        return work.context.keep(key, load)
+
     def scores(
-        self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int
+        self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int, hold: Hold
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Mean scores on the grid of the box, in the axes of the sweep; see `scores_on_source`."""
-        sweep = Sweep(grid=self.grid, rows=rows, guide=guide, forward=forward, sums=self._sums())
+        sweep = Sweep(grid=self.grid, rows=rows, guide=guide, forward=forward, sums=self._sums(hold))
         yield from scores_on_source(sweep.scores, self.change, first_row=first_row, exact=self.course.exact)
 
-    def guide(self, volume: Volume, box: Region, work: Work, change: GridChange) -> GuideRows:
+    def guide(
+        self, volume: Volume, box: Region, work: Work, change: GridChange, *, batch: int, hold: Hold
+    ) -> GuideRows:
         """The labels of this stage as channels of a next one, which has the grid of `change`."""
         rows = self.rows(volume, box, on_read=work.context.checkpoint)
-        forward = self.forward(work)
+        forward = self.forward(work, batch)
         shown = shown_rows(volume, box, self.course.axes, on_read=work.context.checkpoint) if change.changes else None
 
         def labels(first_row: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
-            for row, scores in self.scores(rows, forward, guide=None, first_row=first_row):
+            for row, scores in self.scores(rows, forward, guide=None, first_row=first_row, hold=hold):
                 piece = self.recipe.labels.decide(scores).astype(np.int32)
                 if shown is not None:
                     piece[(piece == 0) & (shown(row, row + len(piece)) == 0)] = OUTSIDE
@@ -215,11 +236,9 @@ class Stage:
 
         return GuideRows(labels, change, self.recipe.labels.foreground)
 
-    def _sums(self) -> Scores:
-        folds, heads = len(self.folds), self.recipe.labels.heads
-        if self.course.exact:
-            return StockScores(folds=folds, heads=heads, grid=self.grid)
-        return SingleScores(folds=folds, heads=heads, grid=self.grid, device=self.course.device)
+    def _sums(self, hold: Hold) -> Scores:
+        kind = StockScores if self.course.exact else SingleScores
+        return kind(folds=len(self.folds), heads=self.recipe.labels.heads, grid=self.grid, hold=hold)
 
 
 def _wanted_size(installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid) -> Vector3 | None:

@@ -8,17 +8,18 @@ began.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from cryomamba_backends.nnunet.allocator import return_freed
 from cryomamba_backends.nnunet.forward import Forward
 from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.scores import Scores
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.window import Window
+from cryomamba_core.allocator import return_freed
 from cryomamba_core.geometry import slab_depth
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class Sweep:
             (heads, rows, y, x): some rows, whole on the other axes. They lie where the sums do: they are the
             receiver's until it asks for the next.
         """
+        with closing(self.sums):
+            yield from self._scores(first_row)
+
+    def _scores(self, first_row: int) -> Iterator[tuple[int, torch.Tensor]]:
         before, extent = self.grid.before, self.grid.extent
         wanted = range(before[0] + first_row, before[0] + extent[0])
         starts, depth = self.grid.starts[0], self.grid.patch[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cryomamba_backends.nnunet.accumulators import move_rows
 from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.rows import Rows
-from cryomamba_backends.nnunet.scores import move_rows
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_core.geometry import slab_depth
 

@@ -135,3 +135,6 @@ class Executor(ABC):
 
         Returns when nothing of it is left. A worker that has ended is ignored.
         """
+
+    def close(self) -> None:  # noqa: B027  # most executors keep nothing
+        """Let go of all that is kept for further jobs; called at once when an engine leaves. Workers go on."""

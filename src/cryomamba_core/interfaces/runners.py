@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from cryomamba_core.companions import Companion
 from cryomamba_core.errors import ShardsUnavailable, UnknownModel, UnsupportedModel
@@ -14,6 +14,8 @@ from cryomamba_core.labels import LabelBlock
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.plans import RunPlan
 from cryomamba_core.volumes import IntensityStatistics, Volume
+
+T = TypeVar("T")
 
 
 class JobCanceled(BaseException):
@@ -43,6 +45,8 @@ class RunContext(ABC):
     shard
         The rows along `ModelRunner.sweep_axis`, first and behind the last, that alone are asked for; None
         for all of the volume's. `final_rows` is then not below the first of them.
+    scratch
+        A folder for files without a name that hold what memory does not; None if there is none.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class RunContext(ABC):
         final_rows: int,
         previewed: bool = True,
         shard: tuple[int, int] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._model = model
         self._device = device
@@ -61,6 +66,7 @@ class RunContext(ABC):
         self._final_rows = final_rows
         self._previewed = previewed
         self._shard = shard
+        self._scratch = scratch
 
     @property
     def model(self) -> ModelInfo:
@@ -87,12 +93,42 @@ class RunContext(ABC):
         """Whether anybody will see previews; provisional blocks are work for nothing otherwise."""
         return self._previewed
 
+    @property
+    def scratch(self) -> Path | None:
+        """A folder, on the disk of the job's own, for files that hold what memory does not; None if there is none.
+
+        Give them no name, as `tempfile.TemporaryFile` does: then they are gone with the process.
+        """
+        return self._scratch
+
     def rows(self, extent: int) -> range:
         """Rows along the runner's `ModelRunner.sweep_axis`, of `extent` in all, that are asked for.
 
         Only a runner that has `ModelRunner.shard_bounds` is asked for less than all.
         """
         return range(extent) if self._shard is None else range(*self._shard)
+
+    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What takes long to load, such as a network: from an earlier job of the same process, or else made now.
+
+        A worker may be given a further job of its model on its device if its runner has kept something; one whose
+        runner never calls this ends with its job. A runner that does leaves nothing else behind that changes
+        what the next job gives. Call it from the thread that runs `ModelRunner.segment`.
+
+        Parameters
+        ----------
+        key
+            All that decides what `make` returns, and the state of the files that it reads: a model may be
+            replaced between two jobs.
+        make
+            Loads it.
+
+        Returns
+        -------
+        kept
+            It belongs to all jobs: whoever runs it leaves it as it was.
+        """
+        return make()
 
     @abstractmethod
     def checkpoint(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cryomamba_core.interfaces import JobCanceled, RunContext
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensity
@@ -26,6 +28,8 @@ class RecordingContext(RunContext):
         Whether provisional blocks are wanted.
     shard
         The rows, first and behind the last, that alone are asked for; None for all.
+    scratch
+        A folder for what memory does not hold; None for none.
     cancel_at
         Number of the checkpoint, counted from 1, that cancels; None for none.
 
@@ -49,6 +53,7 @@ class RecordingContext(RunContext):
         final_rows: int = 0,
         previewed: bool = True,
         shard: tuple[int, int] | None = None,
+        scratch: Path | None = None,
         cancel_at: int | None = None,
     ) -> None:
         if intensity is None:
@@ -62,6 +67,7 @@ class RecordingContext(RunContext):
             final_rows=max(final_rows, shard[0]) if shard else final_rows,
             previewed=previewed,
             shard=shard,
+            scratch=scratch,
         )
         self._cancel_at = cancel_at
         self.checkpoints: int = 0

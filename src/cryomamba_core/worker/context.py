@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import TypeVar
 
 from cryomamba_core.interfaces import JobCanceled, RunContext
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.volumes import IntensityStatistics
+from cryomamba_core.worker.keeping import Kept
 from cryomamba_core.worker.reporting import EventLog
 from cryomamba_core.worker.taking import LabelTaker
+
+T = TypeVar("T")
 
 
 class Preempted(BaseException):
@@ -57,8 +63,10 @@ class WorkerContext(RunContext):
         taker: LabelTaker,
         sharded: bool = False,
         previewed: bool,
+        scratch: Path,
         orders: StopOrders,
         log: EventLog,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -67,12 +75,17 @@ class WorkerContext(RunContext):
             final_rows=taker.final_rows,
             previewed=previewed,
             shard=(taker.rows.start, taker.rows.stop) if sharded else None,
+            scratch=scratch,
         )
         self._taker = taker
         self._orders = orders
         self._log = log
+        self._kept = kept
         self.reported = False
         self.notes: list[str] = []
+
+    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
+        return make() if self._kept is None else self._kept.get(key, make)
 
     def checkpoint(self) -> None:
         self._orders.obey()

@@ -20,6 +20,7 @@ from cryomamba_core.jobs import JobState
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.settings import Settings, load_settings
 from cryomamba_core.worker.context import Preempted, StopOrders
+from cryomamba_core.worker.keeping import Kept
 from cryomamba_core.worker.reporting import EventLog, Heart
 from cryomamba_core.worker.run import JobRun
 
@@ -27,13 +28,15 @@ from cryomamba_core.worker.run import JobRun
 EXIT_PREEMPTED = 128 + signal.SIGTERM
 
 
-def run_worker(path: Path) -> int:
+def run_worker(path: Path, kept: Kept | None = None) -> int:
     """Run the job in a job directory.
 
     Parameters
     ----------
     path
         The job directory.
+    kept
+        What lasts beyond the job; None if the process ends with it.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def run_worker(path: Path) -> int:
                 settings = load_settings()
                 host = PluginHost.discover(settings)
                 with _opened_source(directory, spec, settings) as opened:
-                    run = JobRun(directory=directory, spec=opened, host=host, log=log, orders=orders)
+                    run = JobRun(directory=directory, spec=opened, host=host, log=log, orders=orders, kept=kept)
                     artifacts = run.execute()
                 log.completed(artifacts)
         except JobCanceled:

@@ -29,6 +29,7 @@ from cryomamba_core.sharding import shard_bounds
 from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensity
 from cryomamba_core.wire import dump_json, from_plain, to_plain
 from cryomamba_core.worker.context import StopOrders, WorkerContext
+from cryomamba_core.worker.keeping import Kept
 from cryomamba_core.worker.reporting import EventLog
 from cryomamba_core.worker.shards import ShardCrew, end_left
 from cryomamba_core.worker.taking import AXIS_ROWS, LabelTaker
@@ -52,15 +53,25 @@ class JobRun:
         Hears how it goes.
     orders
         Looked at between all pieces of work.
+    kept
+        What lasts beyond the job; None if nothing does.
     """
 
     def __init__(
-        self, *, directory: JobDirectory, spec: JobSpec, host: PluginHost, log: EventLog, orders: StopOrders
+        self,
+        *,
+        directory: JobDirectory,
+        spec: JobSpec,
+        host: PluginHost,
+        log: EventLog,
+        orders: StopOrders,
+        kept: Kept | None = None,
     ) -> None:
         self._directory = directory
         self._spec = spec
         self._log = log
         self._orders = orders
+        self._lasting = kept
         self._started_at = datetime.now(UTC)
         self._source = Path(spec.source)
         self._host = host
@@ -217,8 +228,10 @@ class JobRun:
             taker=taker,
             sharded=shard is not None,
             previewed=self._spec.config.preview.max_voxels > 0,
+            scratch=self._directory.path,
             orders=self._orders,
             log=self._log,
+            kept=self._lasting,
         )
         sections = len(taker.rows) if shard else volume.grid.shape[0]
         if not taker.complete:

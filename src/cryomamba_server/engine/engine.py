@@ -165,8 +165,11 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Let go of the job store."""
-        self.database.close()
+        """Let go of the job store, and of worker processes without a job."""
+        try:
+            self._executor.close()
+        finally:
+            self.database.close()
 
     def server_info(self, *, shares_files: bool) -> ServerInfo:
         """What the engine is and can do."""

@@ -55,11 +55,12 @@ def answer_of() -> Callable[..., Answer]:
         array: np.ndarray,
         *,
         final_rows: int = 0,
+        scratch: Path | None = None,
         voxel_size: tuple[float, float, float] | None = None,
         **params: Any,
     ) -> Answer:
         volume = ArrayVolume(array, voxel_size=voxel_size or model.voxel_size or (1.0, 1.0, 1.0))
-        context = RecordingContext(model, volume, final_rows=final_rows)
+        context = RecordingContext(model, volume, final_rows=final_rows, scratch=scratch)
         chosen = NNUNetParams(**{"mode": "exact", "coarse": "off", **params})
         labels = np.full(array.shape, 255, np.uint8)
         times = np.zeros(array.shape, np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cryomamba_backends.nnunet.allocator import return_freed
+from cryomamba_core.allocator import return_freed
 
 MIB = 1 << 20
 PIECES = 64

@@ -13,6 +13,7 @@ from attrs import evolve
 
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.runner import BUNDLED
+from cryomamba_backends.nnunet.scores import StockScores
 from cryomamba_core.errors import UnsupportedModel, UnusableModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.testing.contexts import RecordingContext
@@ -227,6 +228,26 @@ def test_a_cascade_is_resumed_with_the_same_bytes(runner, cascade, answer_of, no
     for row in (3, 29):
         resumed = answer_of(runner, model, array, final_rows=row, **given)
         np.testing.assert_array_equal(resumed.labels[row:], whole.labels[row:])
+
+
+def test_a_cascade_that_runs_out_of_memory_has_the_same_bytes(runner, cascade, answer_of, noise, monkeypatch, tmp_path):
+    model = runner.install(cascade()[1], name="cascade")
+    array, given = noise((40, 30, 26)), {"mirroring": False, "mode": "exact", "voxel_size": (10.0, 10.0, 10.0)}
+    whole = answer_of(runner, model, array, **given)
+    asked = []
+
+    def run_out(sums, *rows):
+        asked.append(rows)
+        if len(asked) == len(whole.blocks):
+            raise MemoryError
+        return mean(sums, *rows)
+
+    mean = StockScores.mean
+    monkeypatch.setattr(StockScores, "mean", run_out)
+    short = answer_of(runner, model, array, scratch=tmp_path, **given)
+    np.testing.assert_array_equal(short.labels, whole.labels)
+    assert "memory ran out" in short.context.notes[-1]
+    assert short.context.reports[-1][0] == short.context.reports[-1][1]
 
 
 def test_a_cascade_has_the_same_bytes_in_shards(runner, cascade, answer_of, noise):

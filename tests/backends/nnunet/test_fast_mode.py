@@ -16,6 +16,7 @@ from attrs import asdict, evolve
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
 from cryomamba_backends.nnunet import coarse, course, fixed_point, forward
 from cryomamba_backends.nnunet import runner as runner_module
+from cryomamba_backends.nnunet.accumulators import MemoryAccumulator
 from cryomamba_backends.nnunet.course import Course, choose_course
 from cryomamba_backends.nnunet.forward import Forward, Work
 from cryomamba_backends.nnunet.params import NNUNetParams
@@ -290,8 +291,8 @@ def test_sums_in_single_precision_are_the_weighted_means():
     grid = TileGrid.over((11, 13, 9), (8, 6, 12), 0.5)
     random = torch.Generator().manual_seed(0)
     exact, fast = (
-        StockScores(folds=2, heads=3, grid=grid),
-        SingleScores(folds=2, heads=3, grid=grid, device="cpu"),
+        StockScores(folds=2, heads=3, grid=grid, hold=MemoryAccumulator),
+        SingleScores(folds=2, heads=3, grid=grid, hold=MemoryAccumulator),
     )
     numerator = torch.zeros((3, *grid.padded), dtype=torch.float64)
     total = torch.zeros(grid.padded, dtype=torch.float64)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cryomamba_backends.nnunet import sweep, window
-from cryomamba_backends.nnunet.memory import memory_errors_named
 from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.shortage import memory_errors_named
 from cryomamba_backends.nnunet.tiles import TileGrid, tile_weights
 from cryomamba_core.errors import OutOfMemory, UnusableVolume
 from cryomamba_core.interfaces import JobCanceled

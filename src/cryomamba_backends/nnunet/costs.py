@@ -1,0 +1,64 @@
+"""What a run needs of memory and disk, wherever its sums lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from cryomamba_backends.nnunet.course import Course
+from cryomamba_backends.nnunet.memory import Place, peak_bytes
+from cryomamba_backends.nnunet.stage import Stage
+from cryomamba_backends.nnunet.uncertainty import uncertainty_bytes
+
+
+@frozen(kw_only=True)
+class Costs:
+    """Bytes that a run needs.
+
+    Attributes
+    ----------
+    stages
+        Its sweeps.
+    uncertain
+        Whether it measures how uncertain labels are.
+    """
+
+    stages: Sequence[Stage]
+    uncertain: bool
+
+    @property
+    def course(self) -> Course:
+        """How the run goes."""
+        return self.stages[-1].course
+
+    def ram(self, place: Place) -> int:
+        """Of the host's memory, with sums in a place, at the peak."""
+        return peak_bytes([stage.ram(place) for stage in self.stages]) + self._beside[0]
+
+    def vram(self, place: Place, batch: int) -> int:
+        """Of the device's memory, with so many tiles at once; nothing on the CPU."""
+        return peak_bytes([stage.vram(place, batch) for stage in self.stages]) + self._beside[1]
+
+    @property
+    def sums(self) -> int:
+        """Of the disk, where sums lie there."""
+        return sum(stage.sums_bytes for stage in self.stages)
+
+    @property
+    def hint(self) -> str:
+        """What makes a run need less."""
+        ways = ["cut the volume along its shorter axes (cutting the longest saves nothing)"]
+        if self.course.exact:
+            ways.append("use mode=fast")
+            if any(len(stage.folds) > 1 for stage in self.stages):
+                ways.append("average fewer folds")
+        return " or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
+
+    @property
+    def _beside(self) -> tuple[int, int]:
+        if not self.uncertain:
+            return 0, 0
+        last = self.stages[-1]
+        return uncertainty_bytes(math.prod(last.change.source[1:]), device=last.course.device)

@@ -1,0 +1,144 @@
+"""Where the sums of a run lie, and what is given up, one after the other, where memory is out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from attrs import define, field, frozen
+
+from cryomamba_backends.nnunet.accumulators import Accumulator, FileAccumulator, MemoryAccumulator, no_disk_room
+from cryomamba_backends.nnunet.costs import Costs
+from cryomamba_backends.nnunet.memory import Place, places_for
+from cryomamba_backends.nnunet.room import device_room, disk_room, host_room
+from cryomamba_backends.nnunet.shortage import let_go, out_of_memory
+from cryomamba_core.allocator import return_freed
+from cryomamba_core.interfaces import RunContext
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+TOLD: dict[Place, str] = {
+    "device": "in the memory of the device",
+    "host": "in the memory of the host",
+    "file": "in a file in the job's folder",
+}
+
+
+@define(kw_only=True)
+class Placing:
+    """Where the sums of a run lie, and how many tiles are computed at once.
+
+    Attributes
+    ----------
+    costs
+        What the run needs, given these two.
+    context
+        Hears of what is decided, and has the folder for a file.
+    place, batch
+        At first as if there were room for everything.
+    """
+
+    costs: Costs = field(repr=False)
+    context: RunContext = field(repr=False)
+    place: Place
+    batch: int
+
+    @classmethod
+    def chosen(cls, costs: Costs, context: RunContext) -> Self:
+        """The fastest that the memory which is left now holds; where none is, the one that needs least."""
+        device = costs.course.device
+        left = Left(ram=host_room().left, vram=0 if device == "cpu" else device_room(device))
+        possible = [
+            (place, batch) for place in _possible(costs, context.scratch) for batch in _batches(costs.course.batch)
+        ]
+        place, batch = next((choice for choice in possible if left.holds(costs, *choice)), possible[-1])
+        placing = cls(costs=costs, context=context, place=place, batch=batch)
+        placing._tell_choice(left)
+        return placing
+
+    def hold(self, shape: tuple[int, int, int, int], edges: tuple[int, int], dtype: torch.dtype) -> Accumulator:
+        """Room for sums (channels, rows, y, x) of tiles with `edges` (y, x).
+
+        Raises
+        ------
+        StorageFull
+            If they are to lie on a disk that has no room for them.
+        """
+        if self.place == "file":
+            assert self.context.scratch is not None
+            return FileAccumulator(shape, edges, dtype, self.context.scratch)
+        return MemoryAccumulator(shape, edges, dtype, self.costs.course.device if self.place == "device" else "cpu")
+
+    def step_down(self, row: int, shortage: BaseException) -> None:
+        """Go on with sums in the next place, as memory ran out for `shortage` before `row` of the sweep was final.
+
+        Raises
+        ------
+        OutOfMemory
+            If there is none.
+        StorageFull
+            If it is a disk that has no room for them.
+        """
+        let_go(shortage)
+        return_freed()
+        places = places_for(self.costs.course.device)
+        further = places[places.index(self.place) + 1 :]
+        scratch = self.context.scratch
+        if not further or (further[0] == "file" and scratch is None):
+            raise out_of_memory(self.costs.ram(self.place), host_room().left, self.costs.hint) from shortage
+        if further[0] == "file" and scratch is not None and disk_room(scratch) < self.costs.sums:
+            raise no_disk_room(self.costs.sums, scratch) from shortage
+        self.place = further[0]
+        self._tell(f"memory ran out before row {row} of the sweep was final: from there on sums lie {TOLD[self.place]}")
+
+    def _tell_choice(self, left: Left) -> None:
+        """Say where the choice is not that of a run with room for everything, and why."""
+        costs, device = self.costs, self.costs.course.device
+        first, most = places_for(device)[0], costs.course.batch
+        if self.batch < most:
+            self._tell(
+                f"tiles are computed {self.batch} at a time: {most} would need about {costs.vram(first, most) >> 20} "
+                f"MiB on {device}, where {left.vram >> 20} MiB are left"
+            )
+        if self.place != first:
+            on_device = first == "device" and costs.vram(first, 1) > left.vram
+            needed, there = (costs.vram(first, 1), left.vram) if on_device else (costs.ram("host"), left.ram)
+            where = device if on_device else "the host"
+            self._tell(
+                f"sums lie {TOLD[self.place]}: otherwise the run would need about {needed >> 20} MiB of memory on "
+                f"{where}, where {there >> 20} MiB are left"
+            )
+
+    def _tell(self, sentence: str) -> None:
+        log.info("%s", sentence)
+        self.context.note(sentence)
+
+
+@frozen(kw_only=True)
+class Left:
+    """Bytes of memory that can still be taken, of the host and of the device."""
+
+    ram: int
+    vram: int
+
+    def holds(self, costs: Costs, place: Place, batch: int) -> bool:
+        """Whether a run fits, as far as can be known before it."""
+        fits = costs.course.device == "cpu" or costs.vram(place, batch) <= self.vram
+        return fits and costs.ram(place) <= self.ram
+
+
+def _possible(costs: Costs, scratch: Path | None) -> list[Place]:
+    """The places that there are, in the order in which they are tried."""
+    on_disk = scratch is not None and disk_room(scratch) >= costs.sums
+    return [place for place in places_for(costs.course.device) if place != "file" or on_disk]
+
+
+def _batches(most: int) -> Iterator[int]:
+    while most:
+        yield most
+        most //= 2
