@@ -158,6 +158,27 @@ def test_a_run_in_too_little_memory_gives_the_same_labels_and_one_that_fails_giv
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
+def test_a_coarse_answer_that_memory_runs_out_for_ends_and_the_labels_are_the_same(tmp_path, monkeypatch):
+    runner = NNUNetRunner(Settings(data_dir=tmp_path / "data", threads=1))
+    model = next(model for model in runner.models() if model.name == (BUNDLED / "cryomamba-demo").name)
+    volume = ArrayVolume(np.random.default_rng(0).random((64, 96, 96), np.float32))
+    labels, contexts = [], []
+    for fails in (False, True):
+        stub = FailingStub(len(model.labels) + 1, lambda number, fails=fails: fails and number == 2)
+        monkeypatch.setattr(InstalledModel, "network", lambda *_, stub=stub: stub)
+        context = RecordingContext(model, volume, intensity=INTENSITY)
+        params = NNUNetParams(mode="exact", mirroring=False, coarse="on", spacing="voxels")
+        blocks = list(runner.segment(volume, params, context))
+        labels.append(np.concatenate([block.labels for block in blocks if not block.provisional]))
+        contexts.append((sum(block.provisional for block in blocks), context))
+    np.testing.assert_array_equal(*labels)
+    (whole, undisturbed), (part, short) = contexts
+    assert 0 < part < whole
+    assert not any("coarse answer" in note and "memory" in note for note in undisturbed.notes)
+    assert any("memory ran out during the coarse answer" in note for note in short.notes)
+    assert short.reports[-1][0] == short.reports[-1][1]
+
+
 @pytest.mark.parametrize("kind", [StockScores, SingleScores])
 def test_sums_in_a_file_are_those_in_memory_bit_by_bit(kind, tmp_path):
     grid = TileGrid.over((23, 13, 9), (8, 6, 12), 0.5)
