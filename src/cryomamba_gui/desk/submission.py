@@ -290,7 +290,6 @@ class Submission:
         await self._outbox.written()
         record = await attend(self._outbox.link, self.url, self._ask_job)
         self.item = self._outbox.enlist(record, self)
-        await trio.lowlevel.cancel_shielded_checkpoint()  # the window has drawn the job before this goes from it
         self._set(SubmissionState.SUBMITTED)
 
     async def _ask_job(self, session: Session) -> JobRecord:

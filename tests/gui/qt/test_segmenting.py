@@ -134,7 +134,7 @@ def test_what_was_planned_is_not_a_second_job(ready, seat, eventually):
     eventually(lambda: ready.seen("sending.plan"))
     ready.click("segment.submit")
     eventually(lambda: seat.desk.jobs.items)
-    eventually(lambda: not seat.outbox.items)
+    assert not seat.outbox.items
     assert len(seat.desk.jobs.items) == 1
 
 
