@@ -6,9 +6,8 @@
 
 Each window has a process of its own, on a hidden screen where there is Xvfb, and opens the same file. A gap is the
 time between two ticks of a timer of 5 ms in Qt's thread, drawing included; a turn is what one of our own tasks does
-there before Qt has its next turn, layers that napari adds for it included. The server stands for another machine:
-it has a low priority, so that it takes from the processors here what the window leaves. The peer is measured if it
-is installed: ``pip install napari-mrcfile-reader``.
+there before Qt has its next turn, layers that napari adds for it included. The peer is measured if it is installed:
+``pip install napari-mrcfile-reader``.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ STEPS, PAUSE = 30, 60
 LATE = 0.9
 #: Seconds in which each thing must come true.
 DEADLINE = 600.0
-#: Of the server and its workers: as ``nice`` counts it.
-NICENESS = 10
 SCREEN = "-screen 0 1600x1000x24"
 
 
@@ -58,7 +55,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cryomamba-bench-") as name:
         folder = Path(name)
         tomogram = make_tomogram(folder / "noise.mrc", options.mib)
-        with serving(folder / "server", niceness=NICENESS) as server:
+        with serving(folder / "server") as server:
             mine = _measure("ours", folder, str(tomogram), server.url, server.token)
         theirs = _measure("peer", folder, str(tomogram)) if find_spec("napari_mrcfile_reader") else {}
     limits = {"opening": MOST_GAP_OPENING, **dict.fromkeys(("turning", "3D", "the mask comes"))}

@@ -51,15 +51,13 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *, niceness: int = 0, **settings: object) -> Iterator[Served]:
+def serving(folder: Path, **settings: object) -> Iterator[Served]:
     """Serve from `folder` on a free port of this computer, without a rate limit, and with the rig's own plugin.
 
     Parameters
     ----------
     folder
         For the data directory, the log, and the plugin's installation.
-    niceness
-        Of the server and its workers: how much processor time they leave to others, up to 19.
     settings
         Of `ServeSettings`.
     """
@@ -69,9 +67,7 @@ def serving(folder: Path, *, niceness: int = 0, **settings: object) -> Iterator[
     environment = _environment(folder, data_dir, {"requests_per_minute": 0, **settings})
     command = [*COMMAND, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_dir)]
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["nice", "-n", str(niceness), *command], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         url = _address(process, data_dir / "server.json", folder / "server.log")
         create = [*COMMAND, "token", "create", "--data-dir", str(data_dir), "--subject", "benchmark"]
