@@ -258,11 +258,13 @@ class Connection:
         )
         if isinstance(content, httpx.AsyncByteStream):
             request.stream = content
+        await trio.lowlevel.checkpoint()  # a window's thread has other things to do between making it and sending it
         answer = await self.client.send(request, stream=True)
         try:
             body = await read_answer(answer)
         finally:
             await answer.aclose()
+        await trio.lowlevel.checkpoint()  # as above: the answer is going to be understood
         return Reply(status=answer.status_code, headers=answer.headers, body=body)
 
     async def parallel_parts(self) -> int:

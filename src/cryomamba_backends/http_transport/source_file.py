@@ -16,7 +16,7 @@ from cryomamba_core.errors import MissingFile, SourceChanged
 
 #: Bytes that are read at a time, of each part at first and at most: they go into the socket as they are, and
 #: each costs some processor time on its way.
-FIRST_PIECE, MOST_PIECE = 256 << 10, 4 << 20
+FIRST_PIECE, MOST_PIECE = 256 << 10, 1 << 20
 
 #: Bytes of each sample that goes into a fingerprint, and how many of them lie between head and tail.
 SAMPLE = 64 << 10
