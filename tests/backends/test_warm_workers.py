@@ -328,6 +328,16 @@ def test_a_crash_in_the_second_job_is_its_own(bench):
     assert "weights are loaded" in log_of(fourth)
 
 
+def test_a_process_that_does_not_react_while_it_waits_is_given_no_job(bench, monkeypatch):
+    monkeypatch.setattr("cryomamba_backends.local_executor.warm.LEAVING_SECONDS", 0.5)
+    _, pid = bench.run("1")
+    os.kill(pid, signal.SIGSTOP)
+    second, other = bench.run("2")
+    assert other != pid
+    assert "weights are loaded" in log_of(second)
+    assert not is_there(pid)
+
+
 def test_nobody_takes_a_job_for_the_next_one_of_its_process(bench):
     first_directory, first = bench.start("1")
     bench.executor.wait(first, PATIENCE)

@@ -248,6 +248,7 @@ class Connection:
     ) -> Reply:
         if not self._heard:
             answer_seconds = min(answer_seconds, FIRST_SECONDS)
+        await _give_way()
         request = self.client.build_request(
             method,
             self.url(path),
@@ -258,13 +259,13 @@ class Connection:
         )
         if isinstance(content, httpx.AsyncByteStream):
             request.stream = content
-        await trio.lowlevel.checkpoint()  # a window's thread has other things to do between making it and sending it
+        await _give_way()
         answer = await self.client.send(request, stream=True)
         try:
             body = await read_answer(answer)
         finally:
             await answer.aclose()
-        await trio.lowlevel.checkpoint()  # as above: the answer is going to be understood
+        await _give_way()
         return Reply(status=answer.status_code, headers=answer.headers, body=body)
 
     async def parallel_parts(self) -> int:
@@ -286,6 +287,11 @@ class Connection:
     def url(self, path: str) -> str:
         """The whole address of a path."""
         return f"{self.address.url}{path}"
+
+
+async def _give_way() -> None:
+    """Let the thread do other things: a window's is not to be held for a whole request."""
+    await trio.lowlevel.checkpoint()
 
 
 async def read_answer(answer: httpx.Response) -> bytes:

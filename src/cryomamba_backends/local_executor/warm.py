@@ -26,6 +26,7 @@ from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.interfaces import Resources, WorkerExit
 from cryomamba_core.job_directory import JobDirectory, JobSpec
 from cryomamba_core.settings import Settings
+from cryomamba_core.worker.line import LEFT, TAKEN
 
 #: How long a process that is not to wait any more may take to end by itself, and then to be gone.
 LEAVING_SECONDS, KILL_SECONDS = 5.0, 30.0
@@ -173,17 +174,24 @@ class WarmWorker:
         return self._job is None and not self._leaving
 
     def give(self, job_dir: Path) -> WarmChild | None:
-        """Give it a job, if it still waits for one."""
+        """Give it a job, if it still waits for one; None if it does not take it, and then it never will."""
         with self._owner.lock:
             if not self.idle:
                 return None
-            self._job = WarmChild(self)
+            job = self._job = WarmChild(self)
             try:
                 self._send(job_dir)
             except OSError:  # it was killed while it waited
-                self._job = None
-                self.dismiss()
-            return self._job
+                self._hang_up()
+        job.answered.wait(LEAVING_SECONDS)
+        with self._owner.lock:
+            if job.taken:
+                return job
+            self._job = None
+            self.dismiss()
+        kill_group(self.name)  # it is dying, or it was stopped
+        self.gone.wait(KILL_SECONDS)
+        return None
 
     def _send(self, job_dir: Path) -> None:
         self._line.sendall(json.dumps(str(job_dir)).encode() + b"\n")
@@ -227,9 +235,15 @@ class WarmWorker:
                     self.dismiss()
                     return False
         try:
-            return self._line.recv(1) == b"\n"
+            said = self._line.recv(1)
         except OSError:
             return False
+        if said == TAKEN:
+            with self._owner.lock:
+                if self._job is not None:
+                    self._job.take()
+            return self._hears_of_an_end()
+        return said == LEFT
 
     def _may_wait(self) -> bool:
         """Let it wait for another job, unless it has left more than itself behind."""
@@ -259,11 +273,30 @@ class WarmWorker:
 
 
 class WarmChild(Child):
-    """One job of a process that takes several."""
+    """One job of a process that takes several.
+
+    Attributes
+    ----------
+    taken
+        Whether the process has it: one that dies or stops while it waits does not.
+    answered
+        Set once that is decided.
+    """
 
     def __init__(self, worker: WarmWorker) -> None:
         super().__init__()
+        self.taken = False
+        self.answered = threading.Event()
         self._worker = worker
+
+    def take(self) -> None:
+        """Note that the process has taken the job."""
+        self.taken = True
+        self.answered.set()
+
+    def end(self, exit_: WorkerExit | None) -> None:
+        super().end(exit_)
+        self.answered.set()
 
     def holds_process(self) -> bool:
         return self._worker.hold_for(self)

@@ -1,7 +1,7 @@
 """A worker process that is given its jobs by whoever started it, one after the other.
 
-The line is a stream socket. The executor writes a job directory, as a line of JSON; the worker, once it has left the
-job and would take another, writes a line that is empty. When the executor's end is closed, by whatever way, the process
+The line is a stream socket. The executor writes a job directory, as a line of JSON; the worker answers `TAKEN` before it
+touches the job, and `LEFT` once it has left it and would take another. When the executor's end is closed, by whatever way, the process
 ends: after the job, if it has one. So none without a job outlives its executor.
 """
 
@@ -23,6 +23,8 @@ from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.worker.keeping import Kept
 from cryomamba_core.worker.process import run_worker
 
+#: What a worker says of a job.
+TAKEN, LEFT = b"+", b"-"
 #: Written to it, it makes Linux count the most memory that a process has held from now on.
 _PEAK = Path("/proc/self/clear_refs")
 
@@ -45,15 +47,14 @@ def serve_line(descriptor: int) -> int:
     with socket.socket(fileno=descriptor) as line, line.makefile("r", encoding="utf-8") as orders:
         while order := _read(orders):
             path = Path(json.loads(order))
+            if not _say(line, TAKEN):
+                break
             _go_to(path, JobDirectory(path).log_path)
             status = run_worker(path, kept)
             kept.end_job()
             if status or not kept or threading.active_count() > 1:
                 return status
-            try:
-                _leave(JobDirectory(path))
-                line.sendall(b"\n")
-            except OSError:  # there is no room for the mark, or nobody hears
+            if not (_leave(JobDirectory(path)) and _say(line, LEFT)):
                 return status
     return 0
 
@@ -64,6 +65,15 @@ def _read(orders: TextIO) -> str:
         return orders.readline()
     except ConnectionError:
         return ""
+
+
+def _say(line: socket.socket, what: bytes) -> bool:
+    """Tell the executor; False if nobody hears it any more."""
+    try:
+        line.sendall(what)
+    except OSError:
+        return False
+    return True
 
 
 def _go_to(folder: Path, log: Path | str) -> None:
@@ -80,11 +90,15 @@ def _go_to(folder: Path, log: Path | str) -> None:
     os.chdir(folder)
 
 
-def _leave(directory: JobDirectory) -> None:
-    """Hold nothing more of a job, and say that in its directory."""
+def _leave(directory: JobDirectory) -> bool:
+    """Hold nothing more of a job, and say that in its directory; False if there is no room for that."""
     _go_to(Path("/"), os.devnull)
     gc.collect()
     return_freed()
     with suppress(OSError):
         _PEAK.write_text("5", encoding="ascii")
-    directory.mark_left()
+    try:
+        directory.mark_left()
+    except OSError:
+        return False
+    return True

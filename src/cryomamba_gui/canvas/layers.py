@@ -14,7 +14,7 @@ from napari.utils.events import Event
 from numpy.typing import NDArray
 
 from cryomamba_core.geometry import VoxelGrid
-from cryomamba_gui.canvas.turns import tell_one_by_one
+from cryomamba_gui.canvas.turns import at_once, tell_one_by_one
 
 #: Layers say what their scale is in; napari works in the smallest unit that it finds.
 UNITS = ("angstrom",) * 3
@@ -59,8 +59,15 @@ class _OnStage:
 
     def tell(self) -> None:
         """Have everyone know whether the layer is visible, if that is not what they were told last."""
+        at_once(self.tell_steps())
+
+    def tell_steps(self) -> Iterator[None]:
+        """The same; Qt may have its turn at each step."""
         if self.visible != self._told:
-            self.visible = self._wanted
+            layer: Any = self
+            with layer.events.visible.blocker():
+                self.visible = self._wanted
+            yield from tell_one_by_one(layer.events.visible)
 
     def keep_within(self, grid: VoxelGrid) -> None:
         """Let the layer extend as far as `grid`, however far its data do.

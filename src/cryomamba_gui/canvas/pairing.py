@@ -63,7 +63,7 @@ class Pair:
 
     def _turn_steps(self) -> Iterator[None]:
         for layer in reversed(self._layers):
-            layer.tell()
+            yield from layer.tell_steps()
             yield
         current = self._current
         selection = self._viewer.layers.selection

@@ -1,8 +1,10 @@
 """Events of napari whose listeners are told in turns of their own."""
 
+import numpy as np
 import pytest
 from napari.utils.events import EventEmitter
 
+from cryomamba_gui.canvas.layers import Labels
 from cryomamba_gui.canvas.turns import tell_one_by_one
 
 
@@ -60,3 +62,16 @@ def test_a_listener_that_is_gone_meanwhile_is_not_told(emitter, heard, listeners
     emitter.disconnect(listeners[1].hear)
     assert sum(1 for _ in steps) == 3
     assert [name for name, _ in heard] == ["a", "c", "d"]
+
+
+def test_a_layer_that_appears_tells_one_listener_in_each_step():
+    layer = Labels(np.zeros((2, 2, 2), np.uint8))
+    heard = []
+    listeners = [lambda event, name=name: heard.append((name, event.source.visible)) for name in "ab"]
+    for listener in listeners:
+        layer.events.visible.connect(listener, position="last")
+    layer.bar(lambda: False)
+    counts = [len(heard) for _ in layer.tell_steps()]
+    assert counts[-2:] == [0, 1], "napari's own come first, if there are any"
+    assert heard == [("a", True), ("b", True)]
+    assert not list(layer.tell_steps()), "they know"
