@@ -51,7 +51,13 @@ def put_pyenv_interpreters_first() -> None:
             os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
+def keep_what_python_compiles() -> None:
+    """Let Python keep bytecode: tests start many processes, and each of them would compile the whole package."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 put_pyenv_interpreters_first()
+keep_what_python_compiles()
 
 
 @nox.session(python=PYTHONS[0])

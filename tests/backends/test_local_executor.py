@@ -261,6 +261,18 @@ def test_what_a_dead_worker_left_behind_is_ended_too(executor, worker):
     assert still_running(family) == []
 
 
+def test_a_process_that_dies_is_of_the_family_until_it_is_gone():
+    """It shows no mark any more, as this one does not at all."""
+    worker = WorkerProcess(pid=os.getpid(), birth="long ago", mark="0" * 32)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        known = [psutil.Process(process.pid)]
+        assert worker.family() == []
+        assert worker.family(known) == known
+        process.kill()
+        process.wait()
+        assert worker.family(known) == []
+
+
 def test_a_number_that_belongs_to_another_process_now_is_left_alone(executor):
     """The handle names this very process, as it would after the worker's number was given away."""
     other = dump_json(WorkerProcess(pid=os.getpid(), birth="long ago", mark="0" * 32))

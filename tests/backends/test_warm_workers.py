@@ -6,6 +6,7 @@ The jobs are of a stranger's runner whose model is a file. It keeps what it has 
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,17 @@ def test_what_is_installed_meanwhile_is_used(bench, site):
     (site / "another-1.0.dist-info").mkdir()
     _, other = bench.run("2")
     assert pid != other
+    shutil.rmtree(site / "another-1.0.dist-info")
+    (site / "another-1.0.dist-info").mkdir()  # the same version once more
+    _, third = bench.run("3")
+    assert third not in {pid, other}
+
+
+def test_bytecode_that_the_first_job_leaves_makes_no_difference(bench, site, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    _, pid = bench.run("1")
+    assert (site / "__pycache__").is_dir()
+    assert bench.run("2")[1] == pid
 
 
 def test_jobs_at_the_same_time_have_processes_of_their_own(bench):

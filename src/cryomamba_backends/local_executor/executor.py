@@ -194,7 +194,7 @@ class LocalExecutor(Executor):
             kill_group(worker)
             for process in family:
                 kill(process)
-            family = worker.family()
+            family = worker.family(family)
             if not family:
                 break
             if not left:

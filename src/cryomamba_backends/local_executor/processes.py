@@ -59,9 +59,14 @@ class WorkerProcess:
         """Whether it still runs, and on this job."""
         return self.alive and not self.has_left
 
-    def family(self) -> list[psutil.Process]:
-        """The worker and whatever it started, as far as they still run."""
-        found = {process.pid: process for process in _running() if self._has_marked(process)}
+    def family(self, known: Iterable[psutil.Process] = ()) -> list[psutil.Process]:
+        """The worker and whatever it started, as far as they still run.
+
+        A process that dies shows no mark any more, and may hold a device for a moment longer: so those that are
+        `known` to be of the family still are, until they are gone.
+        """
+        found = {process.pid: process for process in known if process.is_running()}
+        found.update({process.pid: process for process in _running() if self._has_marked(process)})
         if self.alive:
             with suppress(psutil.Error):
                 worker = psutil.Process(self.pid)

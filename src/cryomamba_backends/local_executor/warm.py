@@ -8,12 +8,13 @@ ends.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from cryomamba_core.worker.line import LEFT, TAKEN
 
 #: How long a process that is not to wait any more may take to end by itself, and then to be gone.
 LEAVING_SECONDS, KILL_SECONDS = 5.0, 30.0
+#: How the names of folders and files end that are written anew whenever something is installed.
+SAYS_WHAT_IS_INSTALLED = (".dist-info", ".egg-info", ".pth")
 #: The longest that can be asked of the system to wait.
 MOST_MILLISECONDS = 2**31 - 1
 
@@ -45,7 +48,8 @@ class Kind:
     environment
         Of the process.
     installed
-        Folders that Python imports from, with their times of change: what is installed or removed changes one.
+        What lies in the folders that Python imports from, and when that was put there which says what is installed.
+        Bytecode does not count: the first to import something leaves that there.
     """
 
     runner: str | None
@@ -53,7 +57,7 @@ class Kind:
     device: str
     threads: int
     environment: tuple[tuple[str, str], ...]
-    installed: tuple[tuple[str, int], ...]
+    installed: frozenset[tuple[str, int]]
 
 
 def kind_of(spec: JobSpec, environment: Mapping[str, str]) -> Kind:
@@ -64,15 +68,16 @@ def kind_of(spec: JobSpec, environment: Mapping[str, str]) -> Kind:
         device=spec.device,
         threads=spec.threads,
         environment=tuple(sorted(environment.items())),
-        installed=tuple((folder, changed) for folder in sys.path if (changed := _changed(folder)) is not None),
+        installed=frozenset(entry for folder in sys.path for entry in _entries(folder)),
     )
 
 
-def _changed(folder: str) -> int | None:
-    try:
-        return Path(folder).stat().st_mtime_ns
-    except OSError:
-        return None
+def _entries(folder: str) -> Iterator[tuple[str, int]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name != "__pycache__":
+                says = entry.name.endswith(SAYS_WHAT_IS_INSTALLED)
+                yield entry.path, entry.stat().st_mtime_ns if says else 0
 
 
 class WarmWorkers:

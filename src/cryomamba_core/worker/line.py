@@ -1,8 +1,8 @@
 """A worker process that is given its jobs by whoever started it, one after the other.
 
-The line is a stream socket. The executor writes a job directory, as a line of JSON; the worker answers `TAKEN` before it
-touches the job, and `LEFT` once it has left it and would take another. When the executor's end is closed, by whatever way, the process
-ends: after the job, if it has one. So none without a job outlives its executor.
+The line is a stream socket. The executor writes a job directory, as a line of JSON; the worker answers `TAKEN` before
+it touches the job, and `LEFT` once it has left it and would take another. When the executor's end is closed, by
+whatever way, the process ends: after the job, if it has one. So none without a job outlives its executor.
 """
 
 from __future__ import annotations

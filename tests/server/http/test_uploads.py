@@ -96,12 +96,13 @@ async def test_a_file_is_sent_in_parts_and_completed(ada):
 
 
 async def test_curl_alone_sends_a_file(server, tmp_path):
-    data = mrc_bytes(7, (17, 200, 200))
+    data = mrc_bytes(7, (17, 40, 20))
     path = tmp_path / "a.mrc"
     path.write_bytes(data)
+    shown = f"Authorization: Bearer {server.token()}"
 
     def curl(*words, method="POST"):
-        command = ["curl", "-sS", "--fail-with-body", "-X", method, "-H", f"Authorization: Bearer {server.token()}"]
+        command = ["curl", "-sS", "--fail-with-body", "-X", method, "-H", shown]
         done = subprocess.run([*command, *words], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
