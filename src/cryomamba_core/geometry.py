@@ -97,7 +97,7 @@ class Region:
             yield Region(start=(z, *self.start[1:]), stop=(min(z + depth, self.stop[0]), *self.stop[1:]))
 
 
-def slab_depth(shape: Index3, *, voxels: int = 8 << 20) -> int:
+def slab_depth(shape: Index3, *, voxels: int = 2 << 20) -> int:
     """How many Z rows of an array of `shape` (z, y, x) hold about `voxels` voxels; at least one."""
     return max(1, min(shape[0], voxels // max(1, shape[1] * shape[2])))
 

@@ -24,8 +24,9 @@ HALF, SINGLE = 2, 4
 #: What libraries load and compile when a network first runs: 45 MiB with torch 2.13 on x86.
 LIBRARIES = 45 << 20
 
-#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike.
-ALLOCATOR = 32 << 20
+#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike; and what
+#: it keeps besides where tiles are mirrored, whose images come and go.
+ALLOCATOR, MIRRORED = 20 << 20, 20 << 20
 
 #: Where sums lie: in the memory of a GPU, in that of the host, or in a file on the disk of the job's folder.
 Place = Literal["device", "host", "file"]
@@ -69,6 +70,7 @@ def estimate_ram(
     weight_bytes: int,
     dtype: np.dtype[Any],
     place: Place,
+    mirrored: bool,
 ) -> Need:
     """What a sweep needs of the host's memory.
 
@@ -82,6 +84,8 @@ def estimate_ram(
         Of the volume.
     place
         Of the sums.
+    mirrored
+        Whether tiles are.
     """
     plane = math.prod(grid.padded[1:])
     statistics = SLAB_VOXELS * (3 * SINGLE + dtype.itemsize)
@@ -91,7 +95,7 @@ def estimate_ram(
     if course.device != "cpu":
         return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
     held = sums + window_bytes(recipe, grid)
-    working = ALLOCATOR + max(reading, deciding, activation_bytes(recipe, course))
+    working = ALLOCATOR + (MIRRORED if mirrored else 0) + max(reading, deciding, activation_bytes(recipe, course))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
 
 

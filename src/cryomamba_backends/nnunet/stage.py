@@ -151,6 +151,7 @@ class Stage:
             weight_bytes=self._weight_bytes,
             dtype=np.dtype(np.float32),
             place=place,
+            mirrored=bool(self.mirror_axes),
         )
         resampling = resampling_bytes(self.change, heads=self.recipe.labels.heads, exact=self.course.exact)
         masking = MASKING_BYTES if self.recipe.masked else 0

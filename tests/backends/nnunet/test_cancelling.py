@@ -28,7 +28,7 @@ INTENSITY = IntensityStatistics(minimum=1.0, maximum=2.0, mean=1.5, standard_dev
 SHAPE = (320, 320, 512)
 LEAST_HELD = 120 * MIB
 #: What the allocator keeps of pieces that were freed, and libraries compile: `memory.ALLOCATOR` and `memory.LIBRARIES`.
-MOST_KEPT = 77 * MIB
+MOST_KEPT = 65 * MIB
 
 
 class CancellingStub(torch.nn.Module):

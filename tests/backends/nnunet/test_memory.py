@@ -45,7 +45,7 @@ SHAPE = (80, 512, 512)
 #: eighth of the sums, and 30 MiB that are computed with.
 ALLOWED = {"exact": 160 * MIB, "fast": 220 * MIB}
 #: What the allocator keeps of pieces that were freed, and libraries compile: `memory.ALLOCATOR` and `memory.LIBRARIES`.
-MOST_KEPT = 77 * MIB
+MOST_KEPT = 65 * MIB
 
 
 class FailingStub(torch.nn.Module):
