@@ -24,9 +24,9 @@ HALF, SINGLE = 2, 4
 #: What libraries load and compile when a network first runs: 45 MiB with torch 2.13 on x86.
 LIBRARIES = 45 << 20
 
-#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike; and what
-#: it keeps besides where tiles are mirrored, whose images come and go.
-ALLOCATOR, MIRRORED = 20 << 20, 20 << 20
+#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
+#: mode, whose sums are in half precision, and in fast mode; and besides where tiles are mirrored.
+EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 32 << 20, 20 << 20, 20 << 20
 
 #: Where sums lie: in the memory of a GPU, in that of the host, or in a file on the disk of the job's folder.
 Place = Literal["device", "host", "file"]
@@ -95,7 +95,8 @@ def estimate_ram(
     if course.device != "cpu":
         return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
     held = sums + window_bytes(recipe, grid)
-    working = ALLOCATOR + (MIRRORED if mirrored else 0) + max(reading, deciding, activation_bytes(recipe, course))
+    kept = (EXACT_KEEPS if course.exact else FAST_KEEPS) + (MIRRORED_KEEPS if mirrored else 0)
+    working = kept + max(reading, deciding, activation_bytes(recipe, course))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
 
 
