@@ -100,13 +100,15 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Core, client, server and file formats, without torch; as many tests at a time as there are processors.
 
-    Between the oldest and the newest Python, tests of the server and of the command line are left out unless named.
+    Between the oldest and the newest Python, tests of the server and of the command line are left out unless named; the
+    oldest alone runs those that are marked with ``once``.
     """
     session.install("--editable", ".[server]", *_group("test"))
     elsewhere = ["backends/nnunet", "faults", "gui"]
     if session.python not in (PYTHONS[0], PYTHONS[-1]) and not session.posargs:
         elsewhere += ["core/cli", "integration", "server"]
-    _pytest(session, "-n", "auto", *(f"--ignore=tests/{folder}" for folder in elsewhere), *session.posargs)
+    wanted = [] if session.python == PYTHONS[0] or session.posargs else ["-m", "not once"]
+    _pytest(session, "-n", "auto", *wanted, *(f"--ignore=tests/{folder}" for folder in elsewhere), *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])

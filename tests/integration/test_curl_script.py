@@ -19,10 +19,13 @@ from cryomamba_core.protocol.uploads import format_digest
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
 SCRIPT = DOCS / "segment-with-curl.sh"
 
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(program) is None for program in ("bash", "curl", "jq", "openssl")),
-    reason="the script needs bash, curl, jq and openssl",
-)
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(
+        any(shutil.which(program) is None for program in ("bash", "curl", "jq", "openssl")),
+        reason="the script needs bash, curl, jq and openssl",
+    ),
+]
 
 
 @pytest.fixture

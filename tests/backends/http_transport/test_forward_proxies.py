@@ -15,6 +15,8 @@ from cryomamba_core.errors import InvalidParameter, ServerUnreachable
 from cryomamba_core.events import Completed
 from cryomamba_core.protocol.addresses import ServerAddress
 
+pytestmark = pytest.mark.once
+
 #: A name that no name server has.
 NAME = "gpu.lab.invalid"
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

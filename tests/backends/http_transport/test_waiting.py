@@ -9,6 +9,8 @@ from scripted import good, refused, scripted
 
 from cryomamba_core.jobs import JobConfig, Source
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 async def server(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 from servers import ServerProcess
 from terminals import Terminal, wait_for_line
 
+pytestmark = pytest.mark.once
+
 SILENT = "the server does not answer, trying again"
 
 

@@ -144,6 +144,7 @@ def test_a_model_that_is_unknown_is_added_on_the_other_machine(cryomamba, server
         assert "on the server's machine" not in cryomamba(*words).err
 
 
+@pytest.mark.once
 def test_a_cohort_of_small_files_is_hardly_ever_told_to_wait(cryomamba, server, tomogram, tmp_path):
     server.terminate()
     server.environment["CRYOMAMBA_SERVE_REQUESTS_PER_MINUTE"] = "60"

@@ -40,7 +40,7 @@ log.completed((write("mask.mrc", content), write("empty.txt", b"")))
 #: How a body comes from its file to the client: sent by the system, copied where the file system forbids that, or read.
 WAYS = ["sent", "copied", "read"]
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+pytestmark = [pytest.mark.once, pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")]
 
 
 @pytest.fixture

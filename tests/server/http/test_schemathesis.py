@@ -18,6 +18,8 @@ from servers import SCOPES, open_test_server
 from cryomamba_core.protocol.uploads import format_digest
 from cryomamba_server.http.access import authentication
 
+pytestmark = pytest.mark.once
+
 #: Of each operation and way of making requests up.
 EXAMPLES = 10
 

@@ -26,6 +26,8 @@ from cryomamba_core.labels import Label
 from cryomamba_core.previews import Preview
 from cryomamba_server.http.pages import slices
 
+pytestmark = pytest.mark.once
+
 SHAPE = (6, 48, 64)
 
 
