@@ -77,7 +77,7 @@ def _entries(folder: str) -> Iterator[tuple[str, int]]:
         for entry in entries:
             if entry.name != "__pycache__":
                 says = entry.name.endswith(SAYS_WHAT_IS_INSTALLED)
-                yield entry.path, entry.stat().st_mtime_ns if says else 0
+                yield entry.path, entry.stat(follow_symlinks=False).st_mtime_ns if says else 0
 
 
 class WarmWorkers:
