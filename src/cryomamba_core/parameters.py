@@ -40,6 +40,8 @@ class Parameter:
         What it does, in one sentence; may be empty.
     choices
         The only values it may take, as the user writes them; empty where any value of the type will do.
+    section
+        Whether its value names a section of the tomogram, as ``z=120`` does: a desktop offers the one that is shown.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Parameter:
     default: Any
     help: str = ""
     choices: tuple[str, ...] = ()
+    section: bool = False
 
 
 def describe_parameters(params_type: type[Any]) -> tuple[Parameter, ...]:
@@ -61,6 +64,7 @@ def describe_parameters(params_type: type[Any]) -> tuple[Parameter, ...]:
             default=_default(field),
             help=str(field.metadata.get("help", "")),
             choices=_choices(hints.get(field.name, str)),
+            section=bool(field.metadata.get("section", False)),
         )
         for field in attrs.fields(params_type)
         if field.init

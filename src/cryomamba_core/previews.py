@@ -81,7 +81,7 @@ class Preview:
     grid
         The coarse grid (`VoxelGrid.coarsen` of the source's).
     covered
-        The part of the source, in fine voxels, that holds labels by now.
+        The box, in fine voxels of the source, around what holds labels by now.
     provisional
         Whether any of it will still change.
     dtype

@@ -20,6 +20,12 @@ from cryomamba_core.geometry import Index3, Region
 if TYPE_CHECKING:
     import torch
 
+#: Rows on one side of the first that are taken before those on the other, where tiles are thinner than that.
+RUN = 32
+
+#: Says of a tile, by its place on the other axes than that of the sweep, whether it is to be taken.
+Wanted = Callable[[tuple[int, int]], bool]
+
 #: Nobody needs a coarse answer where the whole one takes no longer than this, in seconds.
 SHORT = 15.0
 
@@ -45,6 +51,9 @@ class CoarsePass:
         One network, no mirror images, `Course.rough`.
     decide
         Makes labels (z, y, x) of scores (heads, z, y, x).
+    first
+        Axis of the sweep, and row of the volume's box along it, whose tiles come before the others; None for the order
+        of the sweep.
     """
 
     grid: TileGrid
@@ -52,13 +61,14 @@ class CoarsePass:
     change: GridChange
     forward: Forward
     decide: Callable[[torch.Tensor], NDArray[Any]] = field(repr=False)
+    first: tuple[int, int] | None = None
 
     def tiles(self, rows: range) -> int:
         """How many tiles touch some rows of the volume's box."""
         return len(self._steps(rows)) * self.grid.tiles_per_step
 
     def labels(self, rows: range) -> Iterator[tuple[Region, NDArray[Any]]]:
-        """Labels tile by tile, of those that touch some rows of the volume's box.
+        """Labels tile by tile, of those that touch some rows of the volume's box, beginning with `first`.
 
         Yields
         ------
@@ -68,12 +78,33 @@ class CoarsePass:
             Of the region's shape.
         """
         window = Window(self.grid, self.rows, self.forward.course.device, on_read=self.forward.work.context.checkpoint)
-        steps = self._steps(rows)
-        for start in self.grid.starts[0][steps.start : steps.stop]:
+        for start, wanted in self._in_turn(rows):
             window.move_to(start)
-            for group in self.grid.corners(self.forward.batch):
+            for group in self.grid.corners(self.forward.batch, wanted):
                 for index, _, scores in self.forward.scores([window.tile(corner) for corner in group]):
                     yield self._on_source((start, *group[index]), self.decide(scores))
+
+    def _in_turn(self, rows: range) -> Iterator[tuple[int, Wanted | None]]:
+        """Where rows of tiles start, in the order in which they are taken, and which of their tiles; None for all.
+
+        Along the sweep, it goes on to both sides in runs, as rows cost least when they ascend. A section across the
+        sweep lies in tiles of all its rows: they are read twice for it.
+        """
+        steps = self._steps(rows)
+        starts = self.grid.starts[0][steps.start : steps.stop]
+        if self.first is None or len(self.grid.starts[self.first[0]]) == 1:
+            yield from ((start, None) for start in starts)
+            return
+        axis, row = self.first
+        middle = self.grid.before[axis] + (row + 0.5) * self._scale(axis) - self.grid.patch[axis] / 2
+        nearest = min(self.grid.starts[axis], key=lambda start: abs(start - middle))
+        if axis == 0:
+            run = max(self.grid.patch[0], RUN)
+            in_turn = sorted(starts, key=lambda start: (start != nearest, abs(start - middle) // run, start))
+            yield from ((start, None) for start in in_turn)
+            return
+        yield from ((start, lambda corner: corner[axis - 1] == nearest) for start in starts)
+        yield from ((start, lambda corner: corner[axis - 1] != nearest) for start in starts)
 
     def _steps(self, rows: range) -> range:
         return self.grid.steps(self.change.rows_on_target(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
@@ -53,6 +54,13 @@ def _binning(_: object, attribute: Attribute[int], value: object) -> None:
         )
 
 
+def _section(_: object, attribute: Attribute[str | None], value: object) -> None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch("[zyx]=[0-9]{1,9}", value)):
+        raise InvalidParameter(
+            f"{attribute.name} {value!r} names no section", hint="write its axis and its number from 0 on, as in z=120"
+        )
+
+
 def _folds(_: object, __: object, value: tuple[int, ...] | None) -> None:
     if value is None:
         return
@@ -79,6 +87,8 @@ class NNUNetParams:
     coarse
         Whether a coarse answer for the whole volume is previewed before the sweep: ``auto`` where it is
         ready long before the end and costs little.
+    coarse_first
+        Section that the coarse answer begins with, e.g. ``z=120``, counted from 0; None for its first tiles.
     mirroring
         Average over mirrored tiles where the model was trained with mirroring.
     step
@@ -118,6 +128,14 @@ class NNUNetParams:
             "help": "preview a coarse answer for the whole volume first; auto: where it is ready long before the end"
         },
     )
+    coarse_first: str | None = field(
+        default=None,
+        validator=_section,
+        metadata={
+            "help": "section that the coarse answer begins with, e.g. z=120, because somebody looks at it",
+            "section": True,
+        },
+    )
     mirroring: bool = field(
         default=True,
         validator=_flag,
@@ -152,3 +170,11 @@ class NNUNetParams:
         validator=_binning,
         metadata={"help": "average the uncertainty over so many voxels on each axis; 1: as fine as the mask"},
     )
+
+    @property
+    def first_section(self) -> tuple[int, int] | None:
+        """Axis (0 is Z) and number of the section that the coarse answer begins with."""
+        if self.coarse_first is None:
+            return None
+        axis, _, number = self.coarse_first.partition("=")
+        return "zyx".index(axis), int(number)

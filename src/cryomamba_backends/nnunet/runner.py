@@ -253,7 +253,12 @@ def _provisional(
 ) -> Iterator[LabelBlock]:
     grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
     coarse = CoarsePass(
-        grid=grid, rows=rows, change=stage.change, forward=stage.rough_forward(work), decide=stage.recipe.labels.decide
+        grid=grid,
+        rows=rows,
+        change=stage.change,
+        forward=stage.rough_forward(work),
+        decide=stage.recipe.labels.decide,
+        first=labels.in_sweep(params.first_section),
     )
     if _wants_coarse(coarse, stage.course, params, part, work):
         work.total += coarse.tiles(part.left)
@@ -354,7 +359,14 @@ class _Blocks:
     ) -> None:
         self._shape, self._axis, self._box, self._dtype = shape, axes[0], box, dtype
         self._companions = companions
-        self._back = np.argsort(axes)
+        self._axes, self._back = axes, np.argsort(axes)
+
+    def in_sweep(self, section: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Axis of the sweep, and row of the box along it, that a section of the volume is, given by axis and number."""
+        if section is None:
+            return None
+        axis, number = section
+        return self._axes.index(axis), number - self._box.start[axis]
 
     def background(self, first: int, last: int, *, on_block: Callable[[], None]) -> Iterator[LabelBlock]:
         """Blocks of background from `first` to `last` along the axis of the sweep."""
@@ -422,8 +434,12 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
 
 def _notes(stages: Sequence[Stage], params: NNUNetParams) -> tuple[str, ...]:
     told = [stages[-1].course.told, *(note for stage in stages for note in stage.notes)]
-    if len(stages) > 1 and params.coarse == "on":
-        told.append("coarse=on was not heeded: a cascade has no coarse answer before its own")
+    asked = {"coarse=on": params.coarse == "on", f"coarse_first={params.coarse_first}": params.coarse_first is not None}
+    if len(stages) > 1 and any(asked.values()):
+        named = " and ".join(name for name, given in asked.items() if given)
+        told.append(f"{named} was not heeded: a cascade has no coarse answer before its own")
+    elif params.coarse == "off" and params.coarse_first is not None:
+        told.append(f"coarse_first={params.coarse_first} was not heeded: coarse=off")
     return tuple(dict.fromkeys(told))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -67,9 +67,11 @@ class TileGrid:
         start, stop = self.before[0] + rows.start, self.before[0] + rows.stop
         return range(bisect_right(self.starts[0], start - self.patch[0]), bisect_left(self.starts[0], stop))
 
-    def corners(self, count: int) -> Iterator[list[tuple[int, int]]]:
-        """Where the tiles of a step lie on the other axes, in stock's order, up to `count` at a time."""
-        corners = itertools.product(self.starts[1], self.starts[2])
+    def corners(
+        self, count: int, wanted: Callable[[tuple[int, int]], bool] | None = None
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Where the tiles of a step lie on the other axes, in stock's order, up to `count` at a time; all, or some."""
+        corners = filter(wanted or (lambda _: True), itertools.product(self.starts[1], self.starts[2]))
         while group := list(itertools.islice(corners, count)):
             yield group
 

@@ -53,10 +53,11 @@ class Window:
         self._start: int | None = None
 
     def move_to(self, start: int) -> None:
-        """Hold rows from `start` of the padded volume on; only those that are new are read."""
+        """Hold rows from `start` of the padded volume on; on the way down only those that are new are read."""
         import torch
 
-        known = 0 if self._start is None else max(0, self._depth - (start - self._start))
+        held = self._start
+        known = 0 if held is None or held > start else max(0, self._depth - (start - held))
         if known:
             move_rows(self._voxels, self._depth - known)
         self._voxels[:, known:] = 0

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QGridLayout,
+    QHBoxLayout,
     QLineEdit,
     QPlainTextEdit,
     QToolButton,
@@ -45,6 +46,8 @@ class ParameterForm(QWidget):
     params_type
         The runner's attrs class; None for a runner that is not installed here: then parameters are
         written as ``name=value``, one a line.
+    shown
+        Names the section that is shown, e.g. ``z=120``, for parameters that take one; empty while none is.
 
     Attributes
     ----------
@@ -56,11 +59,11 @@ class ParameterForm(QWidget):
 
     changed = Signal()
 
-    def __init__(self, params_type: type[Any] | None) -> None:
+    def __init__(self, params_type: type[Any] | None, *, shown: Callable[[], str] = str) -> None:
         super().__init__()
         self._type = params_type
         parameters = () if params_type is None else describe_parameters(params_type)
-        self.fields = {parameter.name: _field_of(parameter) for parameter in parameters}
+        self.fields = {parameter.name: _field_of(parameter, shown) for parameter in parameters}
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for field in self.fields.values():
@@ -245,9 +248,11 @@ class ParameterField(QWidget):
         return f"{about[:1].upper()}{about[1:]}. {default}." if about else f"{default}."
 
 
-def _field_of(parameter: Parameter) -> ParameterField:
+def _field_of(parameter: Parameter, shown: Callable[[], str]) -> ParameterField:
     if parameter.kind is bool:
         return _switch(parameter)
+    if parameter.section:
+        return _section(parameter, shown)
     return _choice(parameter) if parameter.choices else _line(parameter)
 
 
@@ -281,6 +286,28 @@ def _line(parameter: Parameter) -> ParameterField:
     line.setPlaceholderText(NONE if parameter.default is None else parameter.type_name)
     line.setMinimumWidth(1)
     field = ParameterField(parameter, line, read=line.text, write=line.setText)
+    line.textChanged.connect(lambda _: field.changed.emit())
+    return field
+
+
+def _section(parameter: Parameter, shown: Callable[[], str]) -> ParameterField:
+    """A section, which may be the one that is shown: `shown` names it, and nothing is taken while that is empty."""
+    name = parameter.name
+    line = named(QLineEdit(), f"form.{name}.text", tip=parameter.help, spoken=name)
+    line.setPlaceholderText(NONE)
+    line.setMinimumWidth(1)
+    button = named(QToolButton(), f"form.{name}.shown", spoken=f"take the section that is shown as {name}")
+    button.setText("shown")
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    button.setToolTip("Take the section that is shown")
+    button.clicked.connect(lambda _=False: line.setText(shown() or line.text()))
+    both = QWidget()
+    both.setFocusProxy(line)
+    row = QHBoxLayout(both)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(line, 1)
+    row.addWidget(button)
+    field = ParameterField(parameter, both, read=line.text, write=line.setText)
     line.textChanged.connect(lambda _: field.changed.emit())
     return field
 

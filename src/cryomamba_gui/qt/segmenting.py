@@ -137,7 +137,8 @@ class SegmentTab(Column):
             self._values[self._runner] = self._form.values()
         self._runner = runner
         runners = self._workplace.desk.host.runners
-        form = ParameterForm(runners.get(runner).params_type if runner in runners else None)
+        params_type = runners.get(runner).params_type if runner in runners else None
+        form = ParameterForm(params_type, shown=self._shown_section)
         form.fill(self._values.get(runner, {}))
         layout = self._form_place.layout()
         assert layout is not None, "it was given one"
@@ -148,6 +149,14 @@ class SegmentTab(Column):
         form.changed.connect(self._take_edit)
         if len(form.fields) <= MOST_PARAMETERS:
             self._parameters.unfold()
+
+    def _shown_section(self) -> str:
+        """The section that the user looks at, e.g. ``z=120``; empty without a tomogram."""
+        place = self._workplace.bench.current
+        if place is None:
+            return ""
+        stepper = place.stage.stepper
+        return f"{'zyx'[stepper.axis]}={stepper.section}"
 
     def _show_engine(self) -> None:
         """Say what stands in the way of a job, and what has to be known of it."""

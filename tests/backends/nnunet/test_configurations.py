@@ -113,6 +113,24 @@ def test_sections_are_resumed_with_the_same_bytes(runner, fresh_model, answer_of
     np.testing.assert_array_equal(resumed.labels[5:], whole.labels[5:])
 
 
+def test_a_coarse_answer_of_sections_goes_on_from_the_first_in_runs(runner, fresh_model, noise):
+    """Rows are kept by slabs: to change sides with each section would have a slab made anew for each."""
+    model = runner.install(fresh_model("2d", plans=planar, mirroring=(0, 1)), name="flat")
+    volume = ArrayVolume(noise((150, 32, 24)), voxel_size=model.voxel_size)
+    params = NNUNetParams(mirroring=False, coarse="on", coarse_first="z=70", precision="single")
+    blocks = runner.segment(volume, params, RecordingContext(model, volume))
+    sections = [block.region.start[0] for block in blocks if block.provisional]
+    assert sections == [
+        70,
+        *range(39, 70),
+        *range(71, 102),
+        *range(7, 39),
+        *range(102, 134),
+        *range(7),
+        *range(134, 150),
+    ]
+
+
 def test_a_low_resolution_configuration_is_that_of_stock(runner, fresh_model, answer_of, stock_labels, noise):
     def lowres(plans):
         plans["configurations"]["3d_lowres"] = {
@@ -280,9 +298,15 @@ def test_a_plan_counts_both_stages_of_a_cascade(runner, cascade):
     plans = [runner.plan(runner.install(folder, name=folder.name), grid, params, "cpu") for folder in (first, second)]
     assert plans[1].tiles == plans[0].tiles + 6 * 5 * 12
     assert plans[1].ram_bytes > plans[0].ram_bytes
-    asked = evolve(params, coarse="on")
-    notes = [runner.plan(runner.model(folder.name), grid, asked, "cpu").notes for folder in (first, second)]
-    assert ["coarse=on was not heeded" in "".join(said) for said in notes] == [False, True]
+    for given, told in (({"coarse": "on"}, "coarse=on"), ({"coarse_first": "z=7"}, "coarse_first=z=7")):
+        asked = evolve(params, **given)
+        notes = [runner.plan(runner.model(folder.name), grid, asked, "cpu").notes for folder in (first, second)]
+        assert [f"{told} was not heeded: a cascade" in "".join(said) for said in notes] == [False, True]
+    ignored = evolve(params, coarse="off", coarse_first="z=7")
+    assert (
+        "coarse_first=z=7 was not heeded: coarse=off"
+        in runner.plan(runner.model(first.name), grid, ignored, "cpu").notes
+    )
 
 
 def test_a_cascade_without_its_first_stage_is_refused(runner, cascade):

@@ -363,6 +363,55 @@ def dice_of(ours, theirs):
     return 2 * np.count_nonzero(ours & theirs) / (np.count_nonzero(ours) + np.count_nonzero(theirs))
 
 
+@pytest.mark.parametrize(("shape", "swept"), [((96, 32, 64), 0), ((32, 96, 64), 1)], ids=["along Z", "along Y"])
+@pytest.mark.parametrize("axis", range(3), ids="zyx")
+def test_a_coarse_answer_begins_with_the_section_that_is_asked_for(axis, shape, swept, small, runner, vesicles):
+    _, model = small()
+    array = np.pad(vesicles(shape), ((5, 0), (0, 3), (0, 0)))
+    first = (5, 0, 0)[axis] + shape[axis] // 2  # of several tiles, not those that the sweep begins with
+    plain, asked = (
+        blocks_of(runner, model, array, coarse="on", precision="single", **given)[0]
+        for given in ({}, {"coarse_first": f"{'zyx'[axis]}={first}"})
+    )
+    final = [[block for block in blocks if not block.provisional and block.labels.any()] for blocks in (plain, asked)]
+    assert final[0]
+    assert all(one.region == other.region for one, other in zip(*final, strict=True))
+    assert runner.sweep_axis(model, ArrayVolume(array).grid, NNUNetParams(), "cpu") == swept
+    before, after = ({b.region: b.labels for b in blocks if b.provisional} for blocks in (plain, asked))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(labels, after[region]) for region, labels in before.items())
+    distances = [abs((r.start[axis] + r.stop[axis]) / 2 - first - 0.5) for r in after]
+    through = [distance < 16 for distance in distances]
+    assert through == sorted(through, reverse=True)
+    if axis == swept:
+        assert distances == sorted(distances)
+
+
+def test_a_coarse_answer_begins_at_the_end_where_the_section_is_beyond_it(small, runner, vesicles):
+    _, model = small()
+    blocks, _ = blocks_of(runner, model, vesicles((96, 32, 32)), coarse="on", coarse_first="z=999999999")
+    assert [block.region.start[0] for block in blocks if block.provisional] == [64, 32, 0]
+
+
+def test_a_tomogram_as_thin_as_a_tile_is_not_read_twice_for_a_section(small, runner, vesicles):
+    _, model = small()
+
+    class Counting(ArrayVolume):
+        read_voxels = 0
+
+        def read(self, region):
+            self.read_voxels += np.prod(region.shape)
+            return super().read(region)
+
+    def voxels_read(**given):
+        volume = Counting(vesicles((32, 96, 64)))
+        params = NNUNetParams(mirroring=False, coarse="on", precision="single", **given)
+        assert list(runner.segment(volume, params, RecordingContext(model, volume)))
+        return volume.read_voxels
+
+    assert voxels_read(coarse_first="z=9") == voxels_read() < voxels_read(coarse_first="x=9")
+
+
 def test_a_coarse_answer_is_left_out_where_nobody_needs_it(small, runner, vesicles, monkeypatch):
     _, model = small()
     array = vesicles((70, 40, 36))

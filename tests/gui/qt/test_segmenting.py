@@ -4,7 +4,16 @@ import shlex
 
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QAbstractButton, QApplication, QCheckBox, QFileDialog, QLabel, QListWidget, QWidget
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QCheckBox,
+    QFileDialog,
+    QLabel,
+    QLineEdit,
+    QListWidget,
+    QWidget,
+)
 
 from cryomamba_core.jobs import JobState
 from cryomamba_gui.desk.submission import SubmissionState
@@ -154,6 +163,26 @@ def test_a_plan_follows_what_is_asked_for(ready, seat, eventually):
     ready.click("segment.submit")
     eventually(lambda: submission.state is SubmissionState.SUBMITTED)
     assert submission.item.record.config.params == {"value": 0.5, "dark": False}
+
+
+def test_the_section_that_is_shown_is_taken_where_a_parameter_asks_for_one(ready, seat, tomogram, eventually):
+    ready.choose("segment.model", "cryomamba-demo")
+    eventually(lambda: ready.seen("form.coarse_first.shown"))
+    section = ready.child("form.coarse_first.text", QLineEdit)
+    ready.click("form.coarse_first.shown")
+    assert section.text() == ""  # no tomogram is open
+    seat.bench.open(tomogram)
+    eventually(lambda: seat.bench.at(tomogram) is not None)
+    stepper = seat.bench.at(tomogram).stage.stepper
+    for order, number, named in (((1, 0, 2), 3, "y=3"), ((2, 0, 1), 5, "x=5"), ((0, 1, 2), 2, "z=2")):
+        seat.viewer.dims.order = order
+        stepper.go_to(number)
+        ready.click("form.coarse_first.shown")
+        assert section.text() == named
+    ready.click("segment.copy-command")
+    assert QApplication.clipboard().text().endswith("--param coarse_first=z=2")
+    ready.click("form.coarse_first.reset")
+    assert section.text() == ""
 
 
 def test_a_value_that_cannot_be_used_is_said(ready, seat):
