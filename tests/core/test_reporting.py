@@ -92,13 +92,23 @@ def test_the_newest_report_is_said_once_the_last_word_is_old_enough(directory, l
 
 
 def test_time_left_is_as_it_was_when_the_report_came(directory, log, clock):
+    log.expect_afterwards(7.0)
     log.progress("segmenting", 0, 10, "tiles")
     clock.go_on(0.4 * PROGRESS_INTERVAL)
     log.progress("segmenting", 1, 10, "tiles")
     clock.go_on(PROGRESS_INTERVAL)
     log.catch_up()
     eta = events_of(directory)[-1].progress.eta_seconds
-    assert eta == pytest.approx(0.4 * PROGRESS_INTERVAL * (9 + 10 * 0.06 / 0.92))  # 9 tiles, and 6 % after 92 %
+    assert eta == pytest.approx(0.4 * PROGRESS_INTERVAL * 9 + 7.0)  # 9 tiles, and what follows them
+
+
+def test_time_left_of_what_follows_the_labels_is_of_its_own_pace(directory, log, clock):
+    log.expect_afterwards(7.0)
+    log.progress("measuring", 0, 10, "sections")
+    clock.go_on(2 * PROGRESS_INTERVAL)
+    log.progress("measuring", 4, 10, "sections")
+    eta = events_of(directory)[-1].progress.eta_seconds
+    assert eta == pytest.approx(PROGRESS_INTERVAL / 2 * (6 + 10))  # 6 sections, and exporting takes as long as all 10
 
 
 def test_a_report_that_was_held_back_makes_the_next_one_wait(directory, log, clock):

@@ -60,6 +60,7 @@ class EventLog:
         self._first_done = 0
         self._last_progress = 0.0
         self._fraction = 0.0
+        self._afterwards = 0.0
         self._held: JobProgress | None = None
         self._previews = 0
 
@@ -90,6 +91,11 @@ class EventLog:
             if fresh or done >= total or self._due(now):
                 self._say_progress(now)
 
+    def expect_afterwards(self, seconds: float) -> None:
+        """Take in how long a job is likely to take from the last of its labels on."""
+        with self._lock:
+            self._afterwards = seconds
+
     def catch_up(self) -> None:
         """Say how far the stage is if `progress` has not, once the last word is old enough; for the heart's thread.
 
@@ -114,11 +120,13 @@ class EventLog:
             self._append(Progress(seq=self._next(), at=_now(), progress=progress))
 
     def _eta(self, now: float, stage: str, done: int, total: int) -> float | None:
-        """Time left, from the pace of this stage and its part of the whole."""
+        """Time left, from the pace of this stage, and from what is known of those that follow."""
         achieved = done - self._first_done
         if stage == "inspecting" or achieved <= 0:
             return None
         seconds = (now - self._stage_started) / achieved
+        if stage == "segmenting":  # its pace is that of a model, and those that follow are as long with any
+            return seconds * (total - done) + self._afterwards
         start, stop = STAGES[stage]
         return seconds * (total - done) + seconds * total * (1.0 - stop) / (stop - start)
 

@@ -37,6 +37,9 @@ from cryomamba_core.worker.taking import AXIS_ROWS, LabelTaker
 #: Name of the provenance record among the artifacts.
 MANIFEST = "manifest.json"
 
+#: Seconds for a voxel to be measured and exported, for the time left: 50 to 90 ns where they were measured.
+SECONDS_AFTERWARDS = 60e-9
+
 
 class JobRun:
     """One attempt at a job.
@@ -135,6 +138,7 @@ class JobRun:
                 self._execute_shard(volume, self._spec.shard)
                 return ()
             source, intensity = self._inspect(volume)
+            self._log.expect_afterwards(SECONDS_AFTERWARDS * volume.grid.voxels)
             with self._opened_labels(self._directory) as (labels, companions):
                 notes = [*self._notes, *self._segment(volume, labels, companions, source.sha256, intensity)]
                 statistics = self._measure(labels)
