@@ -26,7 +26,7 @@ LIBRARIES = 45 << 20
 
 #: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
 #: mode, whose sums are in half precision, and in fast mode; and besides where tiles are mirrored.
-EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 42 << 20, 20 << 20, 20 << 20
+EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 50 << 20, 20 << 20, 20 << 20
 
 #: Where sums lie: in the memory of a GPU, in that of the host, or in a file on the disk of the job's folder.
 Place = Literal["device", "host", "file"]
