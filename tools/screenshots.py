@@ -136,11 +136,12 @@ def _tell_the_story(desktop: Any, server: Any, tomogram: Path, shoot: Callable[[
 
 
 def _make_small(path: Path) -> None:
-    """Keep the 256 colours that a picture has most of: it is for a page of documentation."""
+    """Keep 256 colours, for a page of documentation: those that are far apart, as few points show a label's colour."""
     from PIL import Image
 
     picture = Image.open(path).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def _make_tomogram(path: Path) -> Path:
