@@ -253,7 +253,7 @@ def _time_turns(pulse: Pulse) -> None:
 
 
 def _without_repetition(longest: dict[str, float]) -> dict[str, float]:
-    """Give turns without what napari adds only where that is apart from the limit."""
+    """Leave turns without what napari adds out of phases in which whole turns have the limit."""
     return {name: value for name, value in longest.items() if not name.startswith(OWN_TURN) or name.endswith(ADDING)}
 
 

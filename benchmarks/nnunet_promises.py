@@ -20,11 +20,15 @@ from pathlib import Path
 
 import trio
 from attrs import field, frozen
-from rig.nnunet.models import write_volume
+from rig.nnunet.models import DEMO, write_volume
 from rig.report import Figure, report
 
+from cryomamba_backends.nnunet.course import choose_course
+from cryomamba_backends.nnunet.installed import read_installed
+from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
-from cryomamba_core.geometry import Region
+from cryomamba_core.geometry import Index3, Region
 from cryomamba_core.interfaces import Credentials, Session
 from cryomamba_core.jobs import JobConfig, JobState, Source
 from cryomamba_core.plugins import PluginHost
@@ -66,10 +70,8 @@ class Heard:
 def main() -> int:
     """Measure, print, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cryomamba-demo")
     parser.add_argument("--modes", nargs="+", choices=("exact", "fast"), default=("exact", "fast"))
     parser.add_argument("--shape", type=int, nargs=3, default=(256, 256, 256), help="z y x (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=7, help="of tiles along the sweep (default: %(default)s)")
     parser.add_argument("--plain", action="store_true", help="tiles are not mirrored")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
     options = parser.parse_args()
@@ -79,12 +81,20 @@ def main() -> int:
         settings = Settings(data_dir=Path(name) / "data", threads=options.threads)
         for mode in options.modes:
             params = {"mode": mode, "mirroring": not options.plain, "spacing": "voxels"}
-            config = JobConfig(source=Source(path=str(volume)), model=options.model, params=params)
+            config = JobConfig(source=Source(path=str(volume)), model=DEMO.name, params=params)
             heard = trio.run(follow, settings, config, tuple(options.shape))
-            figures += judge(mode, heard, rows=options.rows, mirrored=not options.plain)
+            rows = rows_of(NNUNetParams(**params), tuple(options.shape))
+            figures += judge(mode, heard, rows=rows, mirrored=not options.plain)
             details[mode] = {"left": heard.left}
     shape = " × ".join(map(str, options.shape))
     return report(f"jobs over {shape}{', mirrored' * (not options.plain)}", figures, **details)
+
+
+def rows_of(params: NNUNetParams, shape: Index3) -> int:
+    """How many rows of tiles a sweep of the demo's model has."""
+    recipe = read_installed(DEMO).recipe()
+    axis = choose_course(recipe, shape, params, "cpu").axes[0]
+    return len(TileGrid.over(shape, recipe.patch, params.step).starts[axis])
 
 
 def judge(mode: str, heard: Heard, *, rows: int, mirrored: bool) -> list[Figure]:

@@ -30,7 +30,7 @@ from cryomamba_core.plugins import PluginHost
 from cryomamba_core.previews import PreviewPolicy
 from cryomamba_core.settings import Settings
 from cryomamba_core.wire import load_json
-from cryomamba_core.worker import taking
+from cryomamba_core.worker import run, taking
 from cryomamba_core.worker.context import Preempted, StopOrders
 from cryomamba_core.worker.reporting import EventLog
 from cryomamba_core.worker.run import JobRun
@@ -114,6 +114,15 @@ def test_progress_never_falls_and_the_last_preview_is_the_whole_mask(tmp_path, t
     preview = directory.preview()
     assert np.array_equal(preview.labels(), np.load(tomogram) > 0)
     assert not preview.provisional
+
+
+def test_the_time_left_counts_what_follows_the_labels_by_voxels(tmp_path, tomogram, host, monkeypatch):
+    monkeypatch.setattr(run, "SECONDS_AFTERWARDS", 3.0)
+    directory = make_directory(tmp_path, tomogram)
+    run_here(directory, host)
+    told = [event.progress for event in events_of(directory, Progress) if event.progress.stage == "segmenting"]
+    assert told[-1].done == told[-1].total
+    assert told[-1].eta_seconds == 3.0 * np.prod(SHAPE)
 
 
 def fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, **params):

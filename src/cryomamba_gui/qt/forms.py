@@ -282,20 +282,14 @@ def _choice(parameter: Parameter) -> ParameterField:
 
 def _line(parameter: Parameter) -> ParameterField:
     """Anything else, as it is written on a command line."""
-    line = QLineEdit()
-    line.setPlaceholderText(NONE if parameter.default is None else parameter.type_name)
-    line.setMinimumWidth(1)
-    field = ParameterField(parameter, line, read=line.text, write=line.setText)
-    line.textChanged.connect(lambda _: field.changed.emit())
-    return field
+    line = _text(parameter)
+    return _written_in(line, parameter, line)
 
 
 def _section(parameter: Parameter, shown: Callable[[], str]) -> ParameterField:
     """A section, which may be the one that is shown: `shown` names it, and nothing is taken while that is empty."""
     name = parameter.name
-    line = named(QLineEdit(), f"form.{name}.text", tip=parameter.help, spoken=name)
-    line.setPlaceholderText(NONE)
-    line.setMinimumWidth(1)
+    line = named(_text(parameter), f"form.{name}.text", tip=parameter.help, spoken=name)
     button = named(QToolButton(), f"form.{name}.shown", spoken=f"take the section that is shown as {name}")
     button.setText("shown")
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
@@ -307,7 +301,20 @@ def _section(parameter: Parameter, shown: Callable[[], str]) -> ParameterField:
     row.setContentsMargins(0, 0, 0, 0)
     row.addWidget(line, 1)
     row.addWidget(button)
-    field = ParameterField(parameter, both, read=line.text, write=line.setText)
+    return _written_in(line, parameter, both)
+
+
+def _text(parameter: Parameter) -> QLineEdit:
+    """An empty line that says what is written into it."""
+    line = QLineEdit()
+    line.setPlaceholderText(NONE if parameter.default is None else parameter.type_name)
+    line.setMinimumWidth(1)
+    return line
+
+
+def _written_in(line: QLineEdit, parameter: Parameter, editor: QWidget) -> ParameterField:
+    """A field whose value is the text of a line, which is its editor or part of it."""
+    field = ParameterField(parameter, editor, read=line.text, write=line.setText)
     line.textChanged.connect(lambda _: field.changed.emit())
     return field
 
