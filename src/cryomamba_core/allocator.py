@@ -3,8 +3,40 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+
+#: Options of glibc's ``mallopt``, from its ``malloc.h``.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+
+#: Most bytes that it keeps when it gives nothing back.
+ALL = 2**31 - 1
+
+#: What it does from its start on, once pieces of many sizes were freed: pieces from 32 MiB on are mapped by themselves,
+#: and of what is free at the end of all others twice that is kept.
+USUAL = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
+
+
+@contextmanager
+def keep_freed() -> Iterator[None]:
+    """Have what is freed kept for what is allocated next, until the end, when it is given back to the system.
+
+    glibc maps large pieces by themselves and gives them back one by one, and the system clears every page of the next:
+    for pieces that are soon freed, as the maps of a network are, that takes longer than much of what is computed.
+    """
+    options = _options()
+    if options is None:
+        yield
+        return
+    options(M_MMAP_MAX, 0)
+    options(M_TRIM_THRESHOLD, ALL)
+    try:
+        yield
+    finally:
+        for option, value in USUAL.items():
+            options(option, value)
+        return_freed()
 
 
 def return_freed() -> None:
@@ -27,4 +59,15 @@ def _trim() -> Callable[[int], int] | None:
         return None
     trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
     found: Callable[[int], int] = trim
+    return found
+
+
+@lru_cache(maxsize=1)
+def _options() -> Callable[[int, int], int] | None:
+    """``mallopt`` of glibc; None where there is another C library, whose numbers mean something else."""
+    if _trim() is None:
+        return None
+    options = ctypes.CDLL(None).mallopt
+    options.argtypes, options.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+    found: Callable[[int, int], int] = options
     return found

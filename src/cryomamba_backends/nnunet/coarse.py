@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from cryomamba_backends.nnunet.forward import Forward
 from cryomamba_backends.nnunet.grid_change import GridChange
 from cryomamba_backends.nnunet.rows import Rows
+from cryomamba_backends.nnunet.sweep import Freed
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.window import Window
 from cryomamba_core.geometry import Index3, Region
@@ -54,6 +56,8 @@ class CoarsePass:
     first
         Axis of the sweep, and row of the volume's box along it, whose tiles come before the others; None for the order
         of the sweep.
+    freed
+        What to do meanwhile with what the network frees.
     """
 
     grid: TileGrid
@@ -62,6 +66,7 @@ class CoarsePass:
     forward: Forward
     decide: Callable[[torch.Tensor], NDArray[Any]] = field(repr=False)
     first: tuple[int, int] | None = None
+    freed: Freed = field(default=nullcontext, repr=False)
 
     def tiles(self, rows: range) -> int:
         """How many tiles touch some rows of the volume's box."""
@@ -80,9 +85,10 @@ class CoarsePass:
         window = Window(self.grid, self.rows, self.forward.course.device, on_read=self.forward.work.context.checkpoint)
         for start, wanted in self._in_turn(rows):
             window.move_to(start)
-            for group in self.grid.corners(self.forward.batch, wanted):
-                for index, _, scores in self.forward.scores([window.tile(corner) for corner in group]):
-                    yield self._on_source((start, *group[index]), self.decide(scores))
+            with self.freed():
+                for group in self.grid.corners(self.forward.batch, wanted):
+                    for index, _, scores in self.forward.scores([window.tile(corner) for corner in group]):
+                        yield self._on_source((start, *group[index]), self.decide(scores))
 
     def _in_turn(self, rows: range) -> Iterator[tuple[int, Wanted | None]]:
         """Where rows of tiles start, in the order in which they are taken, and which of their tiles; None for all.

@@ -1,4 +1,4 @@
-"""What a run needs of memory and disk, wherever its sums lie."""
+"""What a run needs of memory and disk, whatever it does with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from cryomamba_backends.nnunet.course import Course
-from cryomamba_backends.nnunet.memory import Place, peak_bytes
+from cryomamba_backends.nnunet.memory import Place, Way, peak_bytes
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.uncertainty import uncertainty_bytes
 
@@ -33,9 +33,9 @@ class Costs:
         """How the run goes."""
         return self.stages[-1].course
 
-    def ram(self, place: Place) -> int:
-        """Of the host's memory, with sums in a place, at the peak."""
-        return peak_bytes([stage.ram(place) for stage in self.stages]) + self._beside[0]
+    def ram(self, way: Way) -> int:
+        """Of the host's memory, at the peak."""
+        return peak_bytes([stage.ram(way) for stage in self.stages]) + self._beside[0]
 
     def vram(self, place: Place, batch: int) -> int:
         """Of the device's memory, with so many tiles at once; nothing on the CPU."""

@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from attrs import frozen
 
 from cryomamba_backends.nnunet.instance_norm import added
+from cryomamba_backends.nnunet.layers import replace_layers
 
 if TYPE_CHECKING:
     import torch
@@ -72,15 +73,14 @@ def bytes_convolve() -> bool:
 
 def force_fixed_point(network: torch.nn.Module) -> None:
     """Make the convolutions of a network that are worth it compute in fixed point."""
+    replace_layers(network, lambda layer: fixed_point(layer) if _is_worth_it(layer) else None)
+
+
+def _is_worth_it(plain: torch.nn.Module) -> TypeGuard[torch.nn.Conv3d]:
     import torch
 
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Conv3d and _is_worth_it(child):
-                setattr(parent, name, fixed_point(child))
-
-
-def _is_worth_it(plain: torch.nn.Conv3d) -> bool:
+    if type(plain) is not torch.nn.Conv3d:
+        return False
     size = math.prod(plain.kernel_size)
     sum_fits = 2 * plain.in_channels * size * ZERO_POINT**2 < 2**31
     usual = plain.groups == 1 and plain.padding_mode == "zeros" and not isinstance(plain.padding, str)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from cryomamba_backends.nnunet.course import Course
-from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
-from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
 from cryomamba_backends.nnunet.shortage import says_out
-from cryomamba_core.errors import PluginUnavailable
 from cryomamba_core.interfaces import RunContext
 
 if TYPE_CHECKING:
@@ -184,58 +181,6 @@ def add_mirrored(total: torch.Tensor, image: torch.Tensor, dims: list[int]) -> N
         stop = min(start + rows, depth)
         part = image[:, :, depth - stop : depth - start] if 2 in dims else image[:, :, start:stop]
         total[:, :, start:stop] += torch.flip(part, dims)
-
-
-def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:
-    """A network, changed for the course of a run.
-
-    Raises
-    ------
-    PluginUnavailable
-        If PyTorch cannot compute in the course's precision here.
-    """
-    import torch
-
-    if course.exact:
-        return network
-    if course.device == "cpu":
-        normalise_side_by_side(network)
-    if course.precision == "fixed":
-        if not bytes_convolve():
-            raise PluginUnavailable(
-                "this PyTorch does not convolve bytes exactly on this CPU",
-                hint="run with precision=single, or, if the job began on another machine, go on there",
-            )
-        force_fixed_point(network)
-    if course.device == "cpu" and course.precision in ("single", "fixed") and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # no types for it
-        _force_onednn(network)
-    kernels = max((parameter.ndim for parameter in network.parameters()), default=5)
-    layout = torch.channels_last_3d if kernels == 5 else torch.channels_last
-    moved: torch.nn.Module = network.to(course.device, memory_format=layout)  # type: ignore[call-overload]  # not in its types
-    return moved
-
-
-def _force_onednn(network: torch.nn.Module) -> None:
-    """Make every convolution go through oneDNN.
-
-    PyTorch leaves small ones in single precision to code of its own that takes nearly twice as long: 0.30 s against
-    0.18 s for a tile of the demo's network on one core of a Xeon of 2023.
-    """
-    import torch
-
-    class OneDNN(torch.nn.Module):
-        def __init__(self, plain: torch.nn.Conv3d) -> None:
-            super().__init__()
-            self.weight, self.bias = plain.weight, plain.bias
-            self.geometry: tuple[Any, ...] = (plain.padding, plain.stride, plain.dilation, plain.groups)
-
-        def forward(self, tile: torch.Tensor) -> torch.Tensor:
-            return torch.mkldnn_convolution(tile, self.weight, self.bias, *self.geometry)
-
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Conv3d and child.padding_mode == "zeros":
-                setattr(parent, name, OneDNN(child))
 
 
 def _level(tile: torch.Tensor) -> float | None:

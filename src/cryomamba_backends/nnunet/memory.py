@@ -15,6 +15,7 @@ from cryomamba_backends.nnunet.statistics import SLAB_VOXELS
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.window import READ_VOXELS
+from cryomamba_backends.nnunet.winograd import MOST_OUTPUTS
 
 #: PyTorch unfolds the input of a convolution where channels × depth × height is at most this (float32, one tile).
 UNFOLDED_UP_TO = 20480
@@ -26,13 +27,38 @@ LIBRARIES = 45 << 20
 
 #: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
 #: mode, whose sums are in half precision, and in fast mode; and besides where tiles are mirrored.
-EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 50 << 20, 20 << 20, 20 << 20
+EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 32 << 20, 20 << 20, 20 << 20
+
+#: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
+#: many sizes do not fit into each other's places: in exact mode, in fast mode, there where a decoder joins maps in
+#: single precision, and on a GPU in half.
+EXACT_MAPS, FAST_MAPS, JOINED_MAPS, GPU_MAPS = (5.2, 3.2), (2.2, 0.7), (6.0, 0.7), (1.5, 0.0)
+
+#: Smaller maps are kept in any case.
+LEAST_MAPPED = 32 << 20
 
 #: Where sums lie: in the memory of a GPU, in that of the host, or in a file on the disk of the job's folder.
 Place = Literal["device", "host", "file"]
 
+
+@frozen
+class Way:
+    """How a run deals with the host's memory.
+
+    Attributes
+    ----------
+    place
+        Where sums lie.
+    keeps
+        Whether what a network freed is kept for what comes next; else the system gets it back and clears it anew.
+    """
+
+    place: Place
+    keeps: bool = False
+
+
 #: From the fastest to the one that needs least memory.
-PLACES: tuple[Place, ...] = ("device", "host", "file")
+ON_DEVICE, ON_CPU = (Way("device"), Way("host"), Way("file")), (Way("host", keeps=True), Way("host"), Way("file"))
 
 
 @frozen(kw_only=True)
@@ -56,9 +82,9 @@ def peak_bytes(needs: Sequence[Need]) -> int:
     return sum(need.lasting for need in needs) + max(need.passing for need in needs)
 
 
-def places_for(device: str) -> tuple[Place, ...]:
-    """The places that sums may have, in the order in which they are tried."""
-    return PLACES[1:] if device == "cpu" else PLACES
+def ways_for(device: str) -> tuple[Way, ...]:
+    """What a run may do, in the order in which it is tried."""
+    return ON_CPU if device == "cpu" else ON_DEVICE
 
 
 def estimate_ram(
@@ -69,7 +95,7 @@ def estimate_ram(
     folds: int,
     weight_bytes: int,
     dtype: np.dtype[Any],
-    place: Place,
+    way: Way,
     mirrored: bool,
 ) -> Need:
     """What a sweep needs of the host's memory.
@@ -82,11 +108,12 @@ def estimate_ram(
         How many networks run, and the size of their weights.
     dtype
         Of the volume.
-    place
-        Of the sums.
+    way
+        What the run does.
     mirrored
         Whether tiles are.
     """
+    place = way.place
     plane = math.prod(grid.padded[1:])
     statistics = SLAB_VOXELS * (3 * SINGLE + dtype.itemsize)
     reading = max(plane, READ_VOXELS) * (2 * SINGLE + dtype.itemsize)
@@ -94,9 +121,9 @@ def estimate_ram(
     deciding = _deciding_bytes(recipe, grid, course, folds=folds, place=place) if place != "device" else 0
     if course.device != "cpu":
         return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
-    held = sums + window_bytes(recipe, grid)
+    held = sums + window_bytes(recipe, grid) + folds * _kernel_bytes(recipe, course)
     kept = (EXACT_KEEPS if course.exact else FAST_KEEPS) + (MIRRORED_KEEPS if mirrored else 0)
-    working = kept + max(reading, deciding, activation_bytes(recipe, course))
+    working = kept + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
 
 
@@ -114,7 +141,7 @@ def estimate_vram(
     if course.device == "cpu":
         return Need(lasting=0, passing=0)
     lasting = weight_bytes + window_bytes(recipe, grid)
-    activations = batch * activation_bytes(recipe, course)
+    activations = batch * activation_bytes(recipe, course, keeps=False)
     if place != "device":
         return Need(lasting=lasting, passing=activations)
     deciding = _deciding_bytes(recipe, grid, course, folds=folds, place=place)
@@ -159,11 +186,10 @@ def _bytes_to_decide(recipe: ModelRecipe, course: Course) -> int:
     return (score if recipe.labels.regions is None else 2 * SINGLE) + 1 + 2 * label
 
 
-def activation_bytes(recipe: ModelRecipe, course: Course) -> int:
+def activation_bytes(recipe: ModelRecipe, course: Course, *, keeps: bool) -> int:
     """What the network holds while it works on a tile, in bytes.
 
-    Skips, and maps of full size: in exact mode three and the largest input that PyTorch unfolds for a convolution; else
-    six in single precision, as oneDNN keeps inputs and outputs in an order of its own beside them, and three in half.
+    Skips, and maps of full size; in exact mode also the largest input that PyTorch unfolds for a convolution.
     """
     number = SINGLE if course.precision in ("single", "fixed") else HALF
     arguments = recipe.network.arguments
@@ -182,6 +208,37 @@ def activation_bytes(recipe: ModelRecipe, course: Course) -> int:
             if channels * math.prod(size[:-1]) <= UNFOLDED_UP_TO:
                 unfolded = max(unfolded, 27 * channels * math.prod(size))
         inputs = count
-    maps = (3 if course.exact or number == HALF else 6) * features[0] * math.prod(recipe.patch)
+    whole = features[0] * math.prod(recipe.patch)
+    maps, kept = _maps(recipe, course)
+    if keeps and SINGLE * whole >= LEAST_MAPPED:
+        maps += kept
     scores = 2 * SINGLE * recipe.labels.heads * math.prod(recipe.patch)
-    return LIBRARIES + max(int(number * (skips + unfolded + maps)), scores)
+    return LIBRARIES + max(int(number * (skips + unfolded) + SINGLE * maps * whole), scores)
+
+
+def _maps(recipe: ModelRecipe, course: Course) -> tuple[float, float]:
+    """Maps of full size in single precision, and how many more where what was freed is kept."""
+    if course.exact:
+        return EXACT_MAPS
+    on_gpu = course.device != "cpu"
+    if course.precision in ("single", "fixed"):
+        return JOINED_MAPS if on_gpu or recipe.planar or course.precision == "fixed" else FAST_MAPS
+    return GPU_MAPS if on_gpu else FAST_MAPS
+
+
+def _kernel_bytes(recipe: ModelRecipe, course: Course) -> int:
+    """What kernels of six rows in place of three take besides the weights, for a network; see `winograd`."""
+    arguments = recipe.network.arguments
+    features = arguments.get("features_per_stage")
+    if course.exact or course.device != "cpu" or course.precision != "single" or not isinstance(features, list):
+        return 0
+    blocks = arguments.get("n_blocks_per_stage")
+    before = [2 * count for count in blocks] if isinstance(blocks, list) else arguments.get("n_conv_per_stage")
+    after = arguments.get("n_conv_per_stage_decoder")
+    pairs = 0
+    for counts, joined in ((before, 0), (after, 2)):
+        several = counts if isinstance(counts, list) else [counts] * len(features)
+        for count, number in zip(features, several, strict=False):
+            if count <= MOST_OUTPUTS and isinstance(number, int):
+                pairs += (number - 1 + joined) * count**2
+    return 27 * SINGLE * pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -11,10 +12,10 @@ from attrs import define, field, frozen
 
 from cryomamba_backends.nnunet.accumulators import Accumulator, FileAccumulator, MemoryAccumulator, no_disk_room
 from cryomamba_backends.nnunet.costs import Costs
-from cryomamba_backends.nnunet.memory import Place, places_for
+from cryomamba_backends.nnunet.memory import Place, Way, ways_for
 from cryomamba_backends.nnunet.room import device_room, disk_room, host_room
 from cryomamba_backends.nnunet.shortage import let_go, out_of_memory
-from cryomamba_core.allocator import return_freed
+from cryomamba_core.allocator import keep_freed, return_freed
 from cryomamba_core.interfaces import RunContext
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ TOLD: dict[Place, str] = {
     "file": "in a file in the job's folder",
 }
 
+GIVEN_BACK = "memory that networks free is given back at once, which takes time"
+
 
 @define(kw_only=True)
 class Placing:
@@ -39,13 +42,13 @@ class Placing:
         What the run needs, given these two.
     context
         Hears of what is decided, and has the folder for a file.
-    place, batch
+    way, batch
         At first as if there were room for everything.
     """
 
     costs: Costs = field(repr=False)
     context: RunContext = field(repr=False)
-    place: Place
+    way: Way
     batch: int
 
     @classmethod
@@ -53,13 +56,15 @@ class Placing:
         """The fastest that the memory which is left now holds; where none is, the one that needs least."""
         device = costs.course.device
         left = Left(ram=host_room().left, vram=0 if device == "cpu" else device_room(device))
-        possible = [
-            (place, batch) for place in _possible(costs, context.scratch) for batch in _batches(costs.course.batch)
-        ]
-        place, batch = next((choice for choice in possible if left.holds(costs, *choice)), possible[-1])
-        placing = cls(costs=costs, context=context, place=place, batch=batch)
+        possible = [(way, batch) for way in _possible(costs, context.scratch) for batch in _batches(costs.course.batch)]
+        way, batch = next((choice for choice in possible if left.holds(costs, *choice)), possible[-1])
+        placing = cls(costs=costs, context=context, way=way, batch=batch)
         placing._tell_choice(left)
         return placing
+
+    def freed(self) -> AbstractContextManager[None]:
+        """What to do with what networks free, in a ``with`` around some of their tiles."""
+        return keep_freed() if self.way.keeps else nullcontext()
 
     def hold(self, shape: tuple[int, int, int, int], edges: tuple[int, int], dtype: torch.dtype) -> Accumulator:
         """Room for sums (channels, rows, y, x) of tiles with `edges` (y, x).
@@ -69,13 +74,14 @@ class Placing:
         StorageFull
             If they are to lie on a disk that has no room for them.
         """
-        if self.place == "file":
+        place = self.way.place
+        if place == "file":
             assert self.context.scratch is not None
             return FileAccumulator(shape, edges, dtype, self.context.scratch)
-        return MemoryAccumulator(shape, edges, dtype, self.costs.course.device if self.place == "device" else "cpu")
+        return MemoryAccumulator(shape, edges, dtype, self.costs.course.device if place == "device" else "cpu")
 
     def step_down(self, row: int, shortage: BaseException) -> None:
-        """Go on with sums in the next place, as memory ran out for `shortage` before `row` of the sweep was final.
+        """Go on in the next way, as memory ran out for `shortage` before `row` of the sweep was final.
 
         Raises
         ------
@@ -86,31 +92,35 @@ class Placing:
         """
         let_go(shortage)
         return_freed()
-        places = places_for(self.costs.course.device)
-        further = places[places.index(self.place) + 1 :]
+        ways = ways_for(self.costs.course.device)
+        further = ways[ways.index(self.way) + 1 :]
         scratch = self.context.scratch
-        if not further or (further[0] == "file" and scratch is None):
-            raise out_of_memory(self.costs.ram(self.place), host_room().left, self.costs.hint) from shortage
-        if further[0] == "file" and scratch is not None and disk_room(scratch) < self.costs.sums:
+        if not further or (further[0].place == "file" and scratch is None):
+            raise out_of_memory(self.costs.ram(self.way), host_room().left, self.costs.hint) from shortage
+        if further[0].place == "file" and scratch is not None and disk_room(scratch) < self.costs.sums:
             raise no_disk_room(self.costs.sums, scratch) from shortage
-        self.place = further[0]
-        self._tell(f"memory ran out before row {row} of the sweep was final: from there on sums lie {TOLD[self.place]}")
+        kept, self.way = self.way.keeps, further[0]
+        change = GIVEN_BACK if kept else f"sums lie {TOLD[self.way.place]}"
+        self._tell(f"memory ran out before row {row} of the sweep was final: from there on {change}")
 
     def _tell_choice(self, left: Left) -> None:
         """Say where the choice is not that of a run with room for everything, and why."""
         costs, device = self.costs, self.costs.course.device
-        first, most = places_for(device)[0], costs.course.batch
+        first, most = ways_for(device)[0], costs.course.batch
         if self.batch < most:
+            needed = costs.vram(first.place, most)
             self._tell(
-                f"tiles are computed {self.batch} at a time: {most} would need about {costs.vram(first, most) >> 20} "
-                f"MiB on {device}, where {left.vram >> 20} MiB are left"
+                f"tiles are computed {self.batch} at a time: {most} would need about {needed >> 20} MiB on "
+                f"{device}, where {left.vram >> 20} MiB are left"
             )
-        if self.place != first:
-            on_device = first == "device" and costs.vram(first, 1) > left.vram
-            needed, there = (costs.vram(first, 1), left.vram) if on_device else (costs.ram("host"), left.ram)
+        if self.way != first:
+            on_device = first.place == "device" and costs.vram("device", 1) > left.vram
+            lean = Way("host", keeps=self.way.place == "host" and first.keeps)
+            needed, there = (costs.vram("device", 1), left.vram) if on_device else (costs.ram(lean), left.ram)
             where = device if on_device else "the host"
+            change = GIVEN_BACK if self.way.place == first.place else f"sums lie {TOLD[self.way.place]}"
             self._tell(
-                f"sums lie {TOLD[self.place]}: otherwise the run would need about {needed >> 20} MiB of memory on "
+                f"{change}: otherwise the run would need about {needed >> 20} MiB of memory on "
                 f"{where}, where {there >> 20} MiB are left"
             )
 
@@ -126,16 +136,16 @@ class Left:
     ram: int
     vram: int
 
-    def holds(self, costs: Costs, place: Place, batch: int) -> bool:
+    def holds(self, costs: Costs, way: Way, batch: int) -> bool:
         """Whether a run fits, as far as can be known before it."""
-        fits = costs.course.device == "cpu" or costs.vram(place, batch) <= self.vram
-        return fits and costs.ram(place) <= self.ram
+        fits = costs.course.device == "cpu" or costs.vram(way.place, batch) <= self.vram
+        return fits and costs.ram(way) <= self.ram
 
 
-def _possible(costs: Costs, scratch: Path | None) -> list[Place]:
-    """The places that there are, in the order in which they are tried."""
+def _possible(costs: Costs, scratch: Path | None) -> list[Way]:
+    """The ways that there are, in the order in which they are tried."""
     on_disk = scratch is not None and disk_room(scratch) >= costs.sums
-    return [place for place in places_for(costs.course.device) if place != "file" or on_disk]
+    return [way for way in ways_for(costs.course.device) if way.place != "file" or on_disk]
 
 
 def _batches(most: int) -> Iterator[int]:

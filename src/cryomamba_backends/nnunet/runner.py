@@ -27,7 +27,7 @@ from cryomamba_backends.nnunet.installation import (
 )
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel, installed_models
 from cryomamba_backends.nnunet.kept_answers import kept_or_asked
-from cryomamba_backends.nnunet.memory import places_for
+from cryomamba_backends.nnunet.memory import ways_for
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.placing import Placing
 from cryomamba_backends.nnunet.room import host_room
@@ -116,13 +116,14 @@ class NNUNetRunner(ModelRunner):
         stages = self._stages(self._find(model), grid, grid.shape, params, device)
         costs = Costs(stages=stages, uncertain=params.uncertainty != "none")
         total = host_room().total
-        place = next((place for place in places_for(device) if costs.ram(place) <= total), None)
-        if place is None:
-            raise out_of_memory(costs.ram("file"), total, costs.hint)
+        ways = ways_for(device)
+        way = next((way for way in ways if costs.ram(way) <= total), None)
+        if way is None:
+            raise out_of_memory(costs.ram(ways[-1]), total, costs.hint)
         return RunPlan(
             tiles=sum(stage.images for stage in stages),
-            ram_bytes=costs.ram(place),
-            vram_bytes=costs.vram(place, costs.course.batch),
+            ram_bytes=costs.ram(way),
+            vram_bytes=costs.vram(way.place, costs.course.batch),
             notes=_notes(stages, params),
         )
 
@@ -193,7 +194,7 @@ class NNUNetRunner(ModelRunner):
             guide = _guide(before, volume, box, work, stage, placing)
             read = stage.rows(volume, box, on_read=context.checkpoint)
             if guide is None:
-                yield from _coarse(stage, read, work, labels, params, part)
+                yield from _coarse(stage, read, work, labels, params, part, placing)
             yield from _final(stage, read, guide, work, labels, params, part, placing)
         after = max(resumed, box.stop[axis])
         yield from labels.background(after, asked.stop, on_block=context.checkpoint)
@@ -232,14 +233,14 @@ class NNUNetRunner(ModelRunner):
 
 
 def _coarse(
-    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part
+    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
 ) -> Iterator[LabelBlock]:
     """Provisional blocks of the rows that are left, if they are worth it; they end where memory runs out."""
     if params.coarse == "off" or not work.context.previewed:
         return
     counted = work.total, work.done
     try:
-        yield from _provisional(stage, rows, work, labels, params, part)
+        yield from _provisional(stage, rows, work, labels, params, part, placing)
     except (MemoryError, RuntimeError) as error:
         if not says_out(error):
             raise
@@ -249,7 +250,7 @@ def _coarse(
 
 
 def _provisional(
-    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part
+    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
 ) -> Iterator[LabelBlock]:
     grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
     coarse = CoarsePass(
@@ -259,6 +260,7 @@ def _provisional(
         forward=stage.rough_forward(work),
         decide=stage.recipe.labels.decide,
         first=labels.in_sweep(params.first_section),
+        freed=placing.freed,
     )
     if _wants_coarse(coarse, stage.course, params, part, work):
         work.total += coarse.tiles(part.left)
@@ -273,7 +275,7 @@ def _guide(
     """What the network of a cascade is told; None where there is no stage before."""
     if not before:
         return None
-    return before[0].guide(volume, box, work, stage.change, batch=placing.batch, hold=placing.hold)
+    return before[0].guide(volume, box, work, stage.change, batch=placing.batch, hold=placing.hold, freed=placing.freed)
 
 
 def _final(
@@ -315,7 +317,9 @@ def _decided(
     placing: Placing,
 ) -> Iterator[tuple[int, LabelBlock]]:
     """Final blocks of rows of the box, each with the row behind its last."""
-    for row, scores in stage.scores(rows, forward, guide=guide, first_row=left.start, hold=placing.hold):
+    for row, scores in stage.scores(
+        rows, forward, guide=guide, first_row=left.start, hold=placing.hold, freed=placing.freed
+    ):
         forward.work.context.checkpoint()
         wanted = scores[:, : left.stop - row]
         companions = companions_of(wanted, stage.recipe.labels, params.uncertainty)

@@ -9,14 +9,15 @@ import numpy as np
 from attrs import evolve, frozen
 
 from cryomamba_backends.nnunet.course import Course
-from cryomamba_backends.nnunet.forward import Forward, Work, mirrorings, prepared
+from cryomamba_backends.nnunet.forward import Forward, Work, mirrorings
 from cryomamba_backends.nnunet.grid_change import GridChange
 from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel
-from cryomamba_backends.nnunet.memory import Need, Place, estimate_ram, estimate_vram, sums_bytes
+from cryomamba_backends.nnunet.memory import Need, Place, Way, estimate_ram, estimate_vram, sums_bytes
 from cryomamba_backends.nnunet.normalised_rows import MASKING_BYTES, normalised_rows, shown_rows
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.plans import ModelRecipe
+from cryomamba_backends.nnunet.preparing import prepared
 from cryomamba_backends.nnunet.resampling import (
     ResampledRows,
     resampled_scores_bytes,
@@ -26,7 +27,7 @@ from cryomamba_backends.nnunet.resampling import (
 from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.scores import Hold, Scores, SingleScores, StockScores
 from cryomamba_backends.nnunet.spacing import Verdict, judge_spacing
-from cryomamba_backends.nnunet.sweep import Sweep
+from cryomamba_backends.nnunet.sweep import Freed, Sweep
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_core.geometry import Index3, Region, Vector3, VoxelGrid, to_index, to_vector
 from cryomamba_core.volumes import Volume
@@ -141,8 +142,8 @@ class Stage:
             bounds.append(int(np.searchsorted(self.change.to_source(0), row)) if self.change.changes else row)
         return tuple(dict.fromkeys((*bounds, self.change.source[0])))
 
-    def ram(self, place: Place) -> Need:
-        """What the stage needs of the host's memory, with its sums in a place."""
+    def ram(self, way: Way) -> Need:
+        """What the stage needs of the host's memory."""
         sweep = estimate_ram(
             self.recipe,
             self.grid,
@@ -150,7 +151,7 @@ class Stage:
             folds=len(self.folds),
             weight_bytes=self._weight_bytes,
             dtype=np.dtype(np.float32),
-            place=place,
+            way=way,
             mirrored=bool(self.mirror_axes),
         )
         resampling = resampling_bytes(self.change, heads=self.recipe.labels.heads, exact=self.course.exact)
@@ -214,14 +215,14 @@ class Stage:
         return work.context.keep(key, load)
 
     def scores(
-        self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int, hold: Hold
+        self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int, hold: Hold, freed: Freed
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Mean scores on the grid of the box, in the axes of the sweep; see `scores_on_source`."""
-        sweep = Sweep(grid=self.grid, rows=rows, guide=guide, forward=forward, sums=self._sums(hold))
+        sweep = Sweep(grid=self.grid, rows=rows, guide=guide, forward=forward, sums=self._sums(hold), freed=freed)
         yield from scores_on_source(sweep.scores, self.change, first_row=first_row, exact=self.course.exact)
 
     def guide(
-        self, volume: Volume, box: Region, work: Work, change: GridChange, *, batch: int, hold: Hold
+        self, volume: Volume, box: Region, work: Work, change: GridChange, *, batch: int, hold: Hold, freed: Freed
     ) -> GuideRows:
         """The labels of this stage as channels of a next one, which has the grid of `change`."""
         rows = self.rows(volume, box, on_read=work.context.checkpoint)
@@ -229,7 +230,7 @@ class Stage:
         shown = shown_rows(volume, box, self.course.axes, on_read=work.context.checkpoint) if change.changes else None
 
         def labels(first_row: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
-            for row, scores in self.scores(rows, forward, guide=None, first_row=first_row, hold=hold):
+            for row, scores in self.scores(rows, forward, guide=None, first_row=first_row, hold=hold, freed=freed):
                 piece = self.recipe.labels.decide(scores).astype(np.int32)
                 if shown is not None:
                     piece[(piece == 0) & (shown(row, row + len(piece)) == 0)] = OUTSIDE

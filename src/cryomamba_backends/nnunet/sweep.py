@@ -7,8 +7,8 @@ began.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
@@ -24,6 +24,9 @@ from cryomamba_core.geometry import slab_depth
 
 if TYPE_CHECKING:
     import torch
+
+#: Keeps what is freed in a ``with``, or does not.
+Freed = Callable[[], AbstractContextManager[None]]
 
 #: Voxels that are decided at a time.
 BLOCK_VOXELS = 1 << 20
@@ -45,6 +48,8 @@ class Sweep:
         Gives the scores of tiles.
     sums
         Where they are added up.
+    freed
+        What to do meanwhile with what a network frees.
     """
 
     grid: TileGrid
@@ -52,6 +57,7 @@ class Sweep:
     guide: GuideRows | None = field(repr=False)
     forward: Forward
     sums: Scores = field(repr=False)
+    freed: Freed = field(default=nullcontext, repr=False)
 
     def scores(self, first_row: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
         """Mean scores of the volume, in ascending order of its rows.
@@ -91,8 +97,8 @@ class Sweep:
             window.move_to(start)
             self.sums.move_to(start)
             return_freed()
-            self._run_tiles(window)
-            return_freed()
+            with self.freed():
+                self._run_tiles(window)
             end = starts[step + 1] if step + 1 < len(starts) else start + depth
             final = range(max(start, wanted.start), min(end, wanted.stop))
             for row in range(final.start, final.stop, rows):

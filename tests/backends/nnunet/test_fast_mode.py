@@ -14,11 +14,11 @@ import pytest
 from attrs import asdict, evolve
 
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
-from cryomamba_backends.nnunet import coarse, course, fixed_point, forward
+from cryomamba_backends.nnunet import coarse, course, fixed_point, preparing
 from cryomamba_backends.nnunet import runner as runner_module
 from cryomamba_backends.nnunet.accumulators import MemoryAccumulator
 from cryomamba_backends.nnunet.course import Course, choose_course
-from cryomamba_backends.nnunet.forward import Forward, Work
+from cryomamba_backends.nnunet.forward import Forward, Work, add_mirrored
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.runner import BUNDLED
 from cryomamba_backends.nnunet.scores import SingleScores, StockScores
@@ -202,7 +202,7 @@ def test_a_job_keeps_the_precision_of_its_first_machine_or_is_refused(small, run
     for refused in (coarser, NNUNetParams(precision="float16")):
         with pytest.raises(InvalidParameter, match="this machine"):
             course_of(refused, (64, 64, 64), runner, model)
-    monkeypatch.setattr(forward, "bytes_convolve", lambda: False)
+    monkeypatch.setattr(preparing, "bytes_convolve", lambda: False)
     with pytest.raises(PluginUnavailable, match="bytes"):
         blocks_of(runner, model, vesicles((32, 32, 32)), **asdict(evolve(settled, mirroring=False)))
 
@@ -210,7 +210,7 @@ def test_a_job_keeps_the_precision_of_its_first_machine_or_is_refused(small, run
 def test_a_pytorch_that_does_not_convolve_bytes_gets_single_precision(small, runner, cpu_flags, monkeypatch, vesicles):
     _, model = small()
     cpu_flags("amx_int8 amx_bf16")
-    for module in (runner_module, forward):
+    for module in (runner_module, preparing):
         monkeypatch.setattr(module, "bytes_convolve", lambda: False)
     assert runner.settle(model, NNUNetParams(), "cpu").precision == "single"
     assert runner.settle(model, NNUNetParams(precision="fixed"), "cpu").precision == "fixed"
@@ -328,7 +328,7 @@ def test_scores_of_a_mirrored_tile_are_those_of_one_flip(dims, depth):
     random = torch.Generator().manual_seed(0)
     total, image = torch.randn((2, 2, 3, depth, 5, 6), generator=random)
     expected = total + torch.flip(image, dims)
-    forward.add_mirrored(total, image, dims)
+    add_mirrored(total, image, dims)
     assert torch.equal(total, expected)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve
-from cryomamba_backends.nnunet.forward import prepared
 from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
+from cryomamba_backends.nnunet.preparing import prepared
 
 torch = pytest.importorskip("torch")
 
@@ -51,7 +51,7 @@ def test_channels_of_little_spread_are_normalised_as_in_double_precision(shape, 
     maps = -2 + 0.01 * torch.randn((2, *shape), generator=random)
     maps += torch.linspace(0, 0.05, size[0]).view(-1, *[1] * (len(size) - 1))  # and a slope over pieces
     maps = maps.contiguous(memory_format={3: torch.channels_last_3d, 2: torch.channels_last}[len(size)])
-    found = with_threads(lambda: side_by_side(plain)(maps), 1, 2, 3, 5)
+    found = with_threads(lambda: side_by_side(plain)(maps.clone()), 1, 2, 3, 5)  # they are written to
     expected = plain.double()(maps.double())
     # The mean is 200 times the spread, and single precision has steps of 6e-8 of it.
     torch.testing.assert_close(found[0].double(), expected, rtol=0, atol=1e-4)
@@ -62,7 +62,7 @@ def test_channels_of_little_spread_are_normalised_as_in_double_precision(shape, 
 def test_maps_in_bfloat16_stay_so():
     maps = torch.randn((1, 32, 8, 9, 10), generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     plain = torch.nn.InstanceNorm3d(32)
-    found = side_by_side(plain)(maps)
+    found = side_by_side(plain)(maps.clone())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), plain(maps.double()), rtol=2**-8, atol=0)
 

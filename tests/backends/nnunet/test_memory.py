@@ -25,6 +25,7 @@ from small_disks import small_disk_at
 from cryomamba_backends.nnunet import course, placing, room
 from cryomamba_backends.nnunet.accumulators import FileAccumulator, MemoryAccumulator
 from cryomamba_backends.nnunet.installed import InstalledModel
+from cryomamba_backends.nnunet.memory import Way
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.placing import Placing
 from cryomamba_backends.nnunet.room import Room
@@ -220,8 +221,8 @@ class Expensive:
         device = "cuda:0"
         batch = 4
 
-    def ram(self, place: str) -> int:
-        return {"device": 1, "host": 9, "file": 2}[place] * MIB
+    def ram(self, way: Way) -> int:
+        return {"device": 1, "host": 9, "file": 2}[way.place] * MIB
 
     def vram(self, place: str, batch: int) -> int:
         return ((8 if place == "device" else 0) + 2 * batch) * MIB
@@ -254,7 +255,7 @@ def test_a_run_on_a_gpu_gives_up_batch_and_then_place(ram, vram, disk, chosen, h
     has_room(ram=ram, vram=vram, disk=disk)
     context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
     found = Placing.chosen(Expensive(), context)  # type: ignore[arg-type]  # as far as it goes
-    assert (found.place, found.batch) == chosen
+    assert (found.way.place, found.batch) == chosen
     assert bool(context.notes) == (chosen != ("device", 4))
 
 
@@ -264,9 +265,9 @@ def test_sums_go_from_device_to_host_to_file_and_then_nowhere(has_room, tmp_path
     found = Placing.chosen(Expensive(), context)  # type: ignore[arg-type]  # as far as it goes
     shortage = torch.OutOfMemoryError("CUDA out of memory")
     found.step_down(5, shortage)
-    assert found.place == "host"
+    assert found.way.place == "host"
     found.step_down(7, shortage)
-    assert found.place == "file"
+    assert found.way.place == "file"
     assert "row 7" in context.notes[-1]
     with pytest.raises(OutOfMemory, match="2 MiB") as caught:
         found.step_down(7, shortage)
