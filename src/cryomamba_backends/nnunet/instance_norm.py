@@ -89,7 +89,7 @@ class Pieces:
         import torch
 
         means, variances = [], []
-        pieces = self._numbers.split(self._size)
+        pieces = torch.split(self._numbers, self._size)
         for piece in pieces:
             distances = self._memory[: len(piece)]
             numbers = piece if piece.dtype == torch.float32 else distances.copy_(piece)
@@ -107,7 +107,7 @@ class Pieces:
         """Multiply the numbers of each channel, and add to them, where they lie."""
         import torch
 
-        for piece in self._numbers.split(self._size):
+        for piece in torch.split(self._numbers, self._size):
             line = [self._for_run(numbers, len(piece)) for numbers in (factor, offset)]
             if piece.dtype == torch.float32:
                 torch.addcmul(line[1], self._in_runs(piece), line[0], out=self._in_runs(piece))

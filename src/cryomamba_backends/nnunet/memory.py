@@ -27,12 +27,12 @@ LIBRARIES = 45 << 20
 
 #: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
 #: mode, whose sums are in half precision, and in fast mode; and besides where tiles are mirrored.
-EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 32 << 20, 20 << 20, 20 << 20
+EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 50 << 20, 20 << 20, 40 << 20
 
 #: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
 #: many sizes do not fit into each other's places: in exact mode, in fast mode, there where a decoder joins maps in
 #: single precision, and on a GPU in half.
-EXACT_MAPS, FAST_MAPS, JOINED_MAPS, GPU_MAPS = (5.2, 3.2), (2.2, 0.7), (6.0, 0.7), (1.5, 0.0)
+EXACT_MAPS, FAST_MAPS, JOINED_MAPS, GPU_MAPS = (5.2, 3.2), (2.2, 0.9), (6.0, 0.9), (1.5, 0.0)
 
 #: Smaller maps are kept in any case.
 LEAST_MAPPED = 32 << 20

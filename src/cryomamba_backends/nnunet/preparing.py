@@ -10,13 +10,14 @@ from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
 from cryomamba_backends.nnunet.layers import replace_layers
 from cryomamba_backends.nnunet.winograd import halve_products, sums_convolve
 from cryomamba_core.errors import PluginUnavailable
+from cryomamba_core.geometry import Index3
 
 if TYPE_CHECKING:
     import torch
 
 
-def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:
-    """A network, changed for the course of a run.
+def prepared(network: torch.nn.Module, course: Course, patch: Index3) -> torch.nn.Module:
+    """A network, changed for the course of a run and for tiles of `patch` (z, y, x) in the axes of the model.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def prepared(network: torch.nn.Module, course: Course) -> torch.nn.Module:
         force_fixed_point(network)
     if course.device == "cpu" and course.precision in ("single", "fixed") and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # no types for it
         if course.precision == "single" and sums_convolve():
-            halve_products(network)
+            halve_products(network, patch)
         _force_onednn(network)
     kernels = max((parameter.ndim for parameter in network.parameters()), default=5)
     layout = torch.channels_last_3d if kernels == 5 else torch.channels_last

@@ -209,7 +209,7 @@ class Stage:
         """One network as a course wants it, loaded unless an earlier job of this process has left it."""
 
         def load() -> torch.nn.Module:
-            return prepared(self.installed.network(fold, self.recipe), course)
+            return prepared(self.installed.network(fold, self.recipe), course, self.recipe.patch)
 
         key = RUNNER, self.installed.network_key(fold, self.recipe), course.device, course.mode, course.precision
         return work.context.keep(key, load)

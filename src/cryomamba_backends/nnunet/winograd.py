@@ -12,7 +12,8 @@ in bfloat16. A number that is far larger than others costs those within five row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -35,12 +36,12 @@ TERMS = len(OF_KERNEL)
 #: Rows of output that are made at once.
 ROWS = 4
 
-#: Channels from which on it was measured to pay.
-LEAST_CHANNELS = 8
-
 #: Outputs up to which it pays. Layers with more have maps of few voxels: they take 1 of 100 of a network's time, and
 #: kernels of six rows in place of three half of its memory.
 MOST_OUTPUTS = 256
+
+#: Products of a row of output without its kernel's, from which on it pays: with fewer, calls take longer than products.
+LEAST_PRODUCTS = 1 << 20
 
 #: Numbers of a row of sums: more leave the cache before they are convolved.
 BAND_NUMBERS = 1 << 17
@@ -60,45 +61,89 @@ def sums_convolve() -> bool:
         plain.weight.copy_(torch.randn(plain.weight.shape, generator=random))
         tile = torch.randn((1, 4, 5, 4, 3), generator=random)
         try:
-            found = winograd(plain)(list(tile.split([1, 3], 1)))
+            found = winograd(plain)(torch.split(tile, [1, 3], 1))
         except (AttributeError, RuntimeError):
             return False
         return torch.allclose(found, plain(tile), rtol=1e-3, atol=1e-3)
 
 
-def halve_products(network: torch.nn.Module) -> None:
+def halve_products(network: torch.nn.Module, patch: Sequence[int]) -> None:
     """Make the convolutions of a network that are worth it compute with half the products.
 
     The first of a decoder's stage takes what comes from below and what comes from beside by itself: to join them would
     take a tenth of a network's time and a third of its memory.
+
+    Parameters
+    ----------
+    network
+        Is changed.
+    patch
+        The extent (z, y, x) of its tiles, in voxels.
     """
+    import torch
     from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 
-    replace_layers(network, lambda layer: winograd(layer) if _is_worth_it(layer) else None)
+    class Winograd(torch.nn.Module):
+        takes_parts = True
+
+        def __init__(self, plain: torch.nn.Conv3d) -> None:
+            super().__init__()
+            self._convolve = winograd(plain)
+
+        def forward(self, maps: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+            """Maps may be given in a list, of some channels each, which is emptied: nothing holds them afterwards."""
+            parts = maps if isinstance(maps, list) else [maps]
+            made = self._convolve(parts)
+            parts.clear()
+            return made
+
+    areas = dict(_areas(network, patch))
+    replace_layers(network, lambda layer: Winograd(layer) if is_worth_it(layer, areas.get(layer, 0)) else None)
     replace_layers(network, lambda layer: _unjoined(layer) if type(layer) is UNetDecoder else None)
 
 
-def _is_worth_it(plain: torch.nn.Module) -> TypeGuard[torch.nn.Conv3d]:
+def is_worth_it(plain: torch.nn.Module, area: float) -> TypeGuard[torch.nn.Conv3d]:
+    """Whether a layer can compute with half the products, and is faster for it.
+
+    Parameters
+    ----------
+    plain
+        The layer.
+    area
+        Voxels of a row of its maps.
+    """
     import torch
 
     if type(plain) is not torch.nn.Conv3d:
         return False
     usual = plain.groups == 1 and plain.padding_mode == "zeros" and plain.padding == (1, 1, 1)
     kernel = (plain.kernel_size, plain.stride, plain.dilation) == ((3, 3, 3), (1, 1, 1), (1, 1, 1))
-    channels = min(plain.in_channels, plain.out_channels) >= LEAST_CHANNELS and plain.out_channels <= MOST_OUTPUTS
-    return usual and kernel and channels
+    products = area * plain.in_channels * plain.out_channels
+    return usual and kernel and products >= LEAST_PRODUCTS and plain.out_channels <= MOST_OUTPUTS
 
 
-def winograd(plain: torch.nn.Conv3d) -> torch.nn.Module:
-    """A convolution like `plain`, with kernels of 3 × 3 × 3, that computes with half the products.
+def _areas(network: Any, patch: Sequence[int]) -> Iterator[tuple[torch.nn.Module, float]]:
+    """Layers of a network's stages, and how many voxels a row of their maps has; none of a network of sections."""
+    if not (hasattr(network, "encoder") and hasattr(network, "decoder")):
+        return
+    area, levels = float(math.prod(patch[1:])), []
+    for stage, stride in zip(network.encoder.stages, network.encoder.strides, strict=True):
+        area /= math.prod(stride[1:])
+        levels.append(area)
+        yield from ((layer, area) for layer in stage.modules())
+    for stage, area in zip(network.decoder.stages, reversed(levels[:-1]), strict=True):
+        yield from ((layer, area) for layer in stage.modules())
 
-    It also takes maps in a list, of some channels each, which it empties, so that nothing holds them while what comes
-    next is computed.
+
+def winograd(plain: torch.nn.Conv3d) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+    """What convolves as `plain` does, with kernels of 3 × 3 × 3, but with half the products.
+
+    It takes maps in parts, of some channels each. The weights are copied.
     """
     import torch
 
     kernels = _packed(plain.weight)
-    inputs, outputs, bias = plain.in_channels, plain.out_channels, plain.bias
+    (outputs, inputs), bias = plain.weight.shape[:2], plain.bias
     convolve = torch.ops.mkldnn._convolution_pointwise.default
     convolve_and_add = torch.ops.mkldnn._convolution_pointwise_.binary
 
@@ -133,7 +178,7 @@ def winograd(plain: torch.nn.Conv3d) -> torch.nn.Module:
             sums[:, 0] = 0
         if below == stop:
             sums[:, -1] = 0
-        inside = sums[:, above - top + 1 : below - top + 1].split([image.shape[-1] for image in images], -1)
+        inside = torch.split(sums[:, above - top + 1 : below - top + 1], [image.shape[-1] for image in images], -1)
         beyond = [torch.zeros(part.shape[1:]) for part in inside]
         for row in range(0, depth, ROWS):
             reached = range(row - 1, row + ROWS + 1)
@@ -141,22 +186,17 @@ def winograd(plain: torch.nn.Conv3d) -> torch.nn.Module:
                 _add_up([image[at, above:below] if 0 <= at < depth else zeros for at in reached], written)
             write_rows(sums, whole[row : row + ROWS, top:stop])
 
-    class Winograd(torch.nn.Module):
-        takes_parts = True
+    def convolve_all(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        last = [part.contiguous(memory_format=torch.channels_last_3d).movedim(1, -1) for part in parts]
+        made = torch.empty((*last[0].shape[:4], outputs))
+        height, width = made.shape[2:4]
+        band = max(1, BAND_NUMBERS // (inputs * width))
+        for *images, whole in zip(*last, made, strict=True):
+            for top in range(0, height, band):
+                write_band(images, whole, top, min(height, top + band))
+        return made.movedim(-1, 1)
 
-        def forward(self, maps: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-            given = maps if isinstance(maps, list) else [maps]
-            last = [part.contiguous(memory_format=torch.channels_last_3d).movedim(1, -1) for part in given]
-            made = torch.empty((*last[0].shape[:4], outputs))
-            height, width = made.shape[2:4]
-            band = max(1, BAND_NUMBERS // (inputs * width))
-            for *images, whole in zip(*last, made, strict=True):
-                for top in range(0, height, band):
-                    write_band(images, whole, top, min(height, top + band))
-            given.clear()
-            return made.movedim(-1, 1)
-
-    return Winograd()
+    return convolve_all
 
 
 def _add_up(rows: Sequence[torch.Tensor], sums: torch.Tensor) -> None:

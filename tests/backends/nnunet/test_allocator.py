@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -10,10 +11,13 @@ import numpy as np
 import psutil
 import pytest
 
-from cryomamba_core.allocator import return_freed
+from cryomamba_core.allocator import keep_freed, return_freed
 
 MIB = 1 << 20
 PIECES = 64
+
+#: Bytes of a map, which glibc maps by itself, and how many are made.
+MAP, MAPS = 64 * MIB, 8
 
 
 def resident() -> int:
@@ -35,7 +39,38 @@ def free_between_held() -> tuple[int, int]:
     return kept, resident()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not keep what was freed")
+def faults_of_maps() -> int:
+    """How many pages the system clears for maps like those of a network, one after the other."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(MAPS):
+        assert len(b"1" * MAP) == MAP  # unlike NumPy it asks for no huge pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def keep_maps() -> tuple[int, int, int, int]:
+    """Faults while what was freed is kept and afterwards, and resident bytes before and afterwards."""
+    faults_of_maps()
+    before = resident()
+    with keep_freed():
+        kept = faults_of_maps()
+        assert resident() > before + MAP / 2
+    return kept, faults_of_maps(), before, resident()
+
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not keep what was freed")
+
+
+@glibc
+def test_what_was_freed_is_kept_for_what_comes_next_until_the_end():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        kept, afterwards, before, left = alone.submit(keep_maps).result()
+    pages = MAP // resource.getpagesize()
+    assert kept < 1.5 * pages, "the second map is not made where the first was"
+    assert afterwards > MAPS * pages / 2, "large pieces are still kept"
+    assert left - before < MAP / 4
+
+
+@glibc
 def test_memory_that_was_freed_between_pieces_still_held_goes_back_to_the_system():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         kept, left = alone.submit(free_between_held).result()

@@ -77,7 +77,7 @@ def network_of(runner, tiny_tomo_model):
         if precision is None:
             return plain
         course = Course(mode="fast", device="cpu", precision=precision, order=(0, 1, 2), axes=(0, 1, 2))
-        return prepared(plain, course)
+        return prepared(plain, course, installed.recipe().patch)
 
     return make
 

@@ -259,6 +259,44 @@ def test_a_run_on_a_gpu_gives_up_batch_and_then_place(ram, vram, disk, chosen, h
     assert bool(context.notes) == (chosen != ("device", 4))
 
 
+class OnTheCPU(Expensive):
+    """Costs of a run on the CPU."""
+
+    class course:  # noqa: N801  # stands for an attribute
+        device = "cpu"
+        batch = 1
+
+    def ram(self, way: Way) -> int:
+        return ({"host": 9, "file": 2}[way.place] + 4 * way.keeps) * MIB
+
+
+@pytest.mark.parametrize(
+    ("ram", "chosen", "told"),
+    [
+        (13, Way("host", keeps=True), None),
+        (12, Way("host"), "given back at once, which takes time: otherwise the run would need about 13 MiB"),
+        (8, Way("file"), "sums lie in a file in the job's folder: otherwise the run would need about 9 MiB"),
+    ],
+    ids=str,
+)
+def test_memory_is_kept_for_the_next_tile_where_there_is_room(ram, chosen, told, has_room, tmp_path):
+    has_room(ram=ram, vram=0)
+    context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
+    found = Placing.chosen(OnTheCPU(), context)  # type: ignore[arg-type]  # as far as it goes
+    assert found.way == chosen
+    assert [told in note for note in context.notes] == [True] * (told is not None)
+
+
+def test_a_run_on_the_cpu_gives_memory_back_before_its_sums_go_to_a_file(has_room, tmp_path):
+    has_room(ram=50, vram=0)
+    context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
+    found = Placing.chosen(OnTheCPU(), context)  # type: ignore[arg-type]  # as far as it goes
+    for way, told in ((Way("host"), "given back at once"), (Way("file"), "sums lie in a file")):
+        found.step_down(5, MemoryError())
+        assert found.way == way
+        assert told in context.notes[-1]
+
+
 def test_sums_go_from_device_to_host_to_file_and_then_nowhere(has_room, tmp_path):
     has_room(ram=50, vram=50)
     context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
