@@ -31,7 +31,7 @@ COLUMNS = (
     "MiB in all",
 )
 
-#: How much faster than stock the fast mode has to be where the processor has AMX.
+#: How much faster than stock the fast mode has to be where the processor multiplies bfloat16.
 LEAST = 1.9
 
 
@@ -63,7 +63,7 @@ def main() -> int:
             sheet.rows.append((CONTESTANTS[contestant], *cells))
             sheet.notes.append(f"{CONTESTANTS[contestant]}: {outcome.passes} × the network; {outcome.note}.")
             if contestant == "fast" and ratio is not None:
-                least = LEAST if cpu_has("amx_int8") else None
+                least = LEAST if cpu_has(*BFLOAT16) else None
                 figures.append(
                     Figure(name="fast: stock's processor time a tile / its own", value=ratio, unit="×", least=least)
                 )

@@ -32,7 +32,7 @@ EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 50 << 20, 20 << 20, 40 << 20
 #: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
 #: many sizes do not fit into each other's places: in exact mode, in fast mode, there where a decoder joins maps in
 #: single precision, and on a GPU in half.
-EXACT_MAPS, FAST_MAPS, JOINED_MAPS, GPU_MAPS = (5.2, 3.2), (2.2, 0.9), (6.0, 0.9), (1.5, 0.0)
+EXACT_MAPS, FAST_MAPS, JOINED_MAPS, GPU_MAPS = (5.2, 3.2), (2.2, 0.9), (5.0, 0.9), (1.5, 0.0)
 
 #: Smaller maps are kept in any case.
 LEAST_MAPPED = 32 << 20
@@ -221,9 +221,12 @@ def _maps(recipe: ModelRecipe, course: Course) -> tuple[float, float]:
     if course.exact:
         return EXACT_MAPS
     on_gpu = course.device != "cpu"
-    if course.precision in ("single", "fixed"):
-        return JOINED_MAPS if on_gpu or recipe.planar or course.precision == "fixed" else FAST_MAPS
-    return GPU_MAPS if on_gpu else FAST_MAPS
+    if course.precision not in ("single", "fixed"):
+        return GPU_MAPS if on_gpu else FAST_MAPS
+    kernels = recipe.network.arguments.get("kernel_sizes")
+    cubes = kernels if not isinstance(kernels, list) or not kernels else kernels[0]
+    joined = on_gpu or course.precision == "fixed" or cubes not in (3, [3, 3, 3])
+    return JOINED_MAPS if joined else FAST_MAPS
 
 
 def _kernel_bytes(recipe: ModelRecipe, course: Course) -> int:

@@ -115,8 +115,8 @@ class Placing:
             )
         if self.way != first:
             on_device = first.place == "device" and costs.vram("device", 1) > left.vram
-            lean = Way("host", keeps=self.way.place == "host" and first.keeps)
-            needed, there = (costs.vram("device", 1), left.vram) if on_device else (costs.ram(lean), left.ram)
+            better = Way("host", keeps=self.way.place == "host" and first.keeps)
+            needed, there = (costs.vram("device", 1), left.vram) if on_device else (costs.ram(better), left.ram)
             where = device if on_device else "the host"
             change = GIVEN_BACK if self.way.place == first.place else f"sums lie {TOLD[self.way.place]}"
             self._tell(

@@ -232,6 +232,15 @@ def _packed(weight: torch.Tensor) -> list[torch.Tensor]:
     return [torch._C._nn.mkldnn_reorder_conv2d_weight(kernel.to_mkldnn(), *GEOMETRY) for kernel in sums]
 
 
+def _joined(maps: list[torch.Tensor]) -> torch.Tensor:
+    """All channels of maps, which are let go of."""
+    import torch
+
+    joined = torch.cat(maps, 1)
+    maps.clear()
+    return joined
+
+
 def _unjoined(plain: Any) -> torch.nn.Module:
     """A decoder like `plain`, which joins maps with those beside only for stages that do not take them in parts."""
     import torch
@@ -247,7 +256,7 @@ def _unjoined(plain: Any) -> torch.nn.Module:
             maps = skips.pop()
             for enlarge, stage, takes_parts in zip(self.transpconvs, self.stages, in_parts, strict=True):
                 both = [enlarge(maps), skips.pop()]
-                maps = stage(both if takes_parts else torch.cat(both, 1))
+                maps = stage(both if takes_parts else _joined(both))
             scores: torch.Tensor = self.scores(maps)
             return scores
 
