@@ -10,12 +10,17 @@ from functools import lru_cache
 #: Options of glibc's ``mallopt``, from its ``malloc.h``.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
-#: Most bytes that it keeps when it gives nothing back.
-ALL = 2**31 - 1
+#: A threshold that nothing reaches: glibc reads it without its sign.
+NEVER = -1
 
 #: What it does from its start on, once pieces of many sizes were freed: pieces from 32 MiB on are mapped by themselves,
 #: and of what is free at the end of all others twice that is kept.
 USUAL = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
+
+
+def can_keep_freed() -> bool:
+    """Whether `keep_freed` does anything with this C library."""
+    return _options() is not None
 
 
 @contextmanager
@@ -24,13 +29,16 @@ def keep_freed() -> Iterator[None]:
 
     glibc maps large pieces by themselves and gives them back one by one, and the system clears every page of the next:
     for pieces that are soon freed, as the maps of a network are, that takes longer than much of what is computed.
+
+    It goes for the whole process, but of pieces of more than 64 MiB only those of its main thread are kept. It is not
+    to be nested.
     """
     options = _options()
     if options is None:
         yield
         return
     options(M_MMAP_MAX, 0)
-    options(M_TRIM_THRESHOLD, ALL)
+    options(M_TRIM_THRESHOLD, NEVER)
     try:
         yield
     finally:
@@ -67,7 +75,10 @@ def _options() -> Callable[[int, int], int] | None:
     """``mallopt`` of glibc; None where there is another C library, whose numbers mean something else."""
     if _trim() is None:
         return None
-    options = ctypes.CDLL(None).mallopt
+    try:
+        options = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return None
     options.argtypes, options.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     found: Callable[[int, int], int] = options
     return found

@@ -122,7 +122,7 @@ class CoarsePass:
         zeros = torch.zeros((1, *self.grid.patch), device=self.forward.course.device)
         tile = self.forward.to_network([zeros])
         begun = time.monotonic()
-        with torch.inference_mode(), self.forward.course.autocast():
+        with self.freed(), torch.inference_mode(), self.forward.course.autocast():
             self.forward.networks[0](tile).sum().item()
         return time.monotonic() - begun
 

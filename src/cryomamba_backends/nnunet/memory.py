@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.window import READ_VOXELS
 from cryomamba_backends.nnunet.winograd import MOST_OUTPUTS
+from cryomamba_core.allocator import can_keep_freed
 
 #: PyTorch unfolds the input of a convolution where channels × depth × height is at most this (float32, one tile).
 UNFOLDED_UP_TO = 20480
@@ -30,9 +32,10 @@ LIBRARIES = 45 << 20
 EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 50 << 20, 20 << 20, 40 << 20
 
 #: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
-#: many sizes do not fit into each other's places: in exact mode, in fast mode, there where a decoder joins maps in
-#: single precision, and on a GPU in half.
-EXACT_MAPS, FAST_MAPS, JOINED_MAPS, GPU_MAPS = (5.2, 3.2), (2.2, 0.9), (5.0, 0.9), (1.5, 0.0)
+#: many sizes do not fit into each other's places: in exact mode, in fast mode with and without residual blocks, there
+#: where a decoder joins maps in single precision and where it has residual blocks, and on a GPU in half.
+EXACT_MAPS, PLAIN_MAPS, RESIDUAL_MAPS = (5.2, 3.2), (2.2, 0.9), (2.2, 1.6)
+JOINED_MAPS, RESIDUAL_DECODER_MAPS, GPU_MAPS = (5.0, 0.9), (6.0, 2.0), (1.5, 0.0)
 
 #: Smaller maps are kept in any case.
 LEAST_MAPPED = 32 << 20
@@ -84,7 +87,9 @@ def peak_bytes(needs: Sequence[Need]) -> int:
 
 def ways_for(device: str) -> tuple[Way, ...]:
     """What a run may do, in the order in which it is tried."""
-    return ON_CPU if device == "cpu" else ON_DEVICE
+    if device != "cpu":
+        return ON_DEVICE
+    return ON_CPU if can_keep_freed() else ON_CPU[1:]
 
 
 def estimate_ram(
@@ -220,13 +225,21 @@ def _maps(recipe: ModelRecipe, course: Course) -> tuple[float, float]:
     """Maps of full size in single precision, and how many more where what was freed is kept."""
     if course.exact:
         return EXACT_MAPS
-    on_gpu = course.device != "cpu"
-    if course.precision not in ("single", "fixed"):
-        return GPU_MAPS if on_gpu else FAST_MAPS
+    single = course.precision in ("single", "fixed")
+    if course.device != "cpu":
+        return JOINED_MAPS if single else GPU_MAPS
+    if _has_residual_decoder(recipe):
+        return RESIDUAL_DECODER_MAPS
     kernels = recipe.network.arguments.get("kernel_sizes")
-    cubes = kernels if not isinstance(kernels, list) or not kernels else kernels[0]
-    joined = on_gpu or course.precision == "fixed" or cubes not in (3, [3, 3, 3])
-    return JOINED_MAPS if joined else FAST_MAPS
+    largest = kernels[0] if isinstance(kernels, list) and kernels else kernels
+    in_parts = course.precision == "single" and largest in (3, [3, 3, 3]) and sys.platform == "linux"
+    if single and not in_parts:
+        return JOINED_MAPS
+    return RESIDUAL_MAPS if "n_blocks_per_stage" in recipe.network.arguments else PLAIN_MAPS
+
+
+def _has_residual_decoder(recipe: ModelRecipe) -> bool:
+    return recipe.network.class_name.endswith(".ResidualUNet")
 
 
 def _kernel_bytes(recipe: ModelRecipe, course: Course) -> int:
@@ -235,13 +248,22 @@ def _kernel_bytes(recipe: ModelRecipe, course: Course) -> int:
     features = arguments.get("features_per_stage")
     if course.exact or course.device != "cpu" or course.precision != "single" or not isinstance(features, list):
         return 0
-    blocks = arguments.get("n_blocks_per_stage")
-    before = [2 * count for count in blocks] if isinstance(blocks, list) else arguments.get("n_conv_per_stage")
-    after = arguments.get("n_conv_per_stage_decoder")
+    stages = len(features)
+    blocks = _each(arguments.get("n_blocks_per_stage"), stages)
+    before = [2 * count for count in blocks] or _each(arguments.get("n_conv_per_stage"), stages)
+    after = _each(arguments.get("n_conv_per_stage_decoder"), stages)
+    if _has_residual_decoder(recipe):
+        after = [2 * count for count in after]
     pairs = 0
     for counts, joined in ((before, 0), (after, 2)):
-        several = counts if isinstance(counts, list) else [counts] * len(features)
-        for count, number in zip(features, several, strict=False):
-            if count <= MOST_OUTPUTS and isinstance(number, int):
+        for count, number in zip(features, counts, strict=False):
+            if count <= MOST_OUTPUTS:
                 pairs += (number - 1 + joined) * count**2
     return 27 * SINGLE * pairs
+
+
+def _each(counts: object, stages: int) -> list[int]:
+    """How many layers each stage has; plans may say one number for all."""
+    if isinstance(counts, int):
+        return [counts] * stages
+    return list(counts) if isinstance(counts, list) else []

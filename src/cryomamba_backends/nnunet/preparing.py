@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cryomamba_backends.nnunet.course import Course
+from cryomamba_backends.nnunet.decoder import let_skips_go
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
 from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
 from cryomamba_backends.nnunet.layers import replace_layers
@@ -41,6 +42,8 @@ def prepared(network: torch.nn.Module, course: Course, patch: Index3) -> torch.n
         if course.precision == "single" and sums_convolve():
             halve_products(network, patch)
         _force_onednn(network)
+    if course.device == "cpu":
+        let_skips_go(network)
     kernels = max((parameter.ndim for parameter in network.parameters()), default=5)
     layout = torch.channels_last_3d if kernels == 5 else torch.channels_last
     moved: torch.nn.Module = network.to(course.device, memory_format=layout)  # type: ignore[call-overload]  # not in its types

@@ -99,6 +99,7 @@ class Sweep:
             return_freed()
             with self.freed():
                 self._run_tiles(window)
+            return_freed()
             end = starts[step + 1] if step + 1 < len(starts) else start + depth
             final = range(max(start, wanted.start), min(end, wanted.stop))
             for row in range(final.start, final.stop, rows):

@@ -70,8 +70,7 @@ def sums_convolve() -> bool:
 def halve_products(network: torch.nn.Module, patch: Sequence[int]) -> None:
     """Make the convolutions of a network that are worth it compute with half the products.
 
-    The first of a decoder's stage takes what comes from below and what comes from beside by itself: to join them would
-    take a tenth of a network's time and a third of its memory.
+    They take maps in a list too, of some channels each, so that a decoder need not join them: see `let_skips_go`.
 
     Parameters
     ----------
@@ -81,7 +80,6 @@ def halve_products(network: torch.nn.Module, patch: Sequence[int]) -> None:
         The extent (z, y, x) of its tiles, in voxels.
     """
     import torch
-    from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 
     class Winograd(torch.nn.Module):
         takes_parts = True
@@ -99,7 +97,6 @@ def halve_products(network: torch.nn.Module, patch: Sequence[int]) -> None:
 
     areas = dict(_areas(network, patch))
     replace_layers(network, lambda layer: Winograd(layer) if is_worth_it(layer, areas.get(layer, 0)) else None)
-    replace_layers(network, lambda layer: _unjoined(layer) if type(layer) is UNetDecoder else None)
 
 
 def is_worth_it(plain: torch.nn.Module, area: float) -> TypeGuard[torch.nn.Conv3d]:
@@ -230,34 +227,3 @@ def _packed(weight: torch.Tensor) -> list[torch.Tensor]:
     of_kernel = torch.tensor(OF_KERNEL, dtype=torch.float64)
     sums = torch.einsum("tz,oizyx->toiyx", of_kernel, weight.detach().double()).float()
     return [torch._C._nn.mkldnn_reorder_conv2d_weight(kernel.to_mkldnn(), *GEOMETRY) for kernel in sums]
-
-
-def _joined(maps: list[torch.Tensor]) -> torch.Tensor:
-    """All channels of maps, which are let go of."""
-    import torch
-
-    joined = torch.cat(maps, 1)
-    maps.clear()
-    return joined
-
-
-def _unjoined(plain: Any) -> torch.nn.Module:
-    """A decoder like `plain`, which joins maps with those beside only for stages that do not take them in parts."""
-    import torch
-
-    in_parts = [getattr(stage.convs[0].conv, "takes_parts", False) for stage in plain.stages]
-
-    class Unjoined(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.transpconvs, self.stages, self.scores = plain.transpconvs, plain.stages, plain.seg_layers[-1]
-
-        def forward(self, skips: list[torch.Tensor]) -> torch.Tensor:
-            maps = skips.pop()
-            for enlarge, stage, takes_parts in zip(self.transpconvs, self.stages, in_parts, strict=True):
-                both = [enlarge(maps), skips.pop()]
-                maps = stage(both if takes_parts else _joined(both))
-            scores: torch.Tensor = self.scores(maps)
-            return scores
-
-    return Unjoined()

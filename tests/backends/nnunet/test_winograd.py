@@ -7,11 +7,11 @@ import weakref
 
 import numpy as np
 import pytest
+from unets import unet
 
 from cryomamba_backends.nnunet import winograd
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.network import build_network
-from cryomamba_backends.nnunet.plans import NetworkRecipe
 from cryomamba_backends.nnunet.preparing import prepared
 from cryomamba_backends.nnunet.winograd import is_worth_it, sums_convolve
 from cryomamba_backends.nnunet.winograd import winograd as made
@@ -126,24 +126,8 @@ PATCH = (16, 24, 32)
 
 def network_of(kind, features):
     """A network with random weights, for tiles of `PATCH`."""
-    stages = len(features)
-    blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
-    arguments = {
-        "n_stages": stages,
-        "features_per_stage": features,
-        "conv_op": "torch.nn.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [[1, 1, 1], [1, 2, 2]] + [[2, 2, 2]] * (stages - 2),
-        blocks: [2] * stages,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    name = f"dynamic_network_architectures.architectures.unet.{kind}"
-    network = build_network(NetworkRecipe(class_name=name, arguments=arguments), channels=1, heads=3)
+    recipe = unet(kind, features, [(1, 1, 1), (1, 2, 2), *[(2, 2, 2)] * (len(features) - 2)])
+    network = build_network(recipe, channels=1, heads=3)
     network = network.to_empty(device="cpu")
     random = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
