@@ -216,7 +216,7 @@ class InstalledModel:
         except OSError as error:
             raise self._damaged(str(error)) from error
         state = file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
-        built = repr(recipe.network), recipe.channels, recipe.labels.heads, recipe.planar
+        built = repr(recipe.network), recipe.patch, recipe.channels, recipe.labels.heads, recipe.planar
         return self.record.digest, fold.sha256, state, built
 
     def _damaged(self, reason: str) -> UnusableModel:

@@ -31,8 +31,8 @@ def normalise_side_by_side(network: torch.nn.Module) -> None:
     Its group normalisation does not, but takes variances as differences of mean squares in single precision, by threads
     in turn: wrong where a channel's mean is large against its spread, and another number for each count of threads.
 
-    32 channels of 64³ voxels take 29 ms on one core of a Xeon of 2023, in group normalisation 20 and in instance
-    normalisation 100.
+    32 channels of 64³ voxels take 6 ms on one core of an AMD EPYC, in group normalisation 18 and in instance
+    normalisation 63.
     """
     import torch
 

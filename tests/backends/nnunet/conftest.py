@@ -233,3 +233,21 @@ def as_trained_folder(tmp_path: Path) -> Callable[[Path], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def with_threads():
+    """Results of a function, from each count of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+
+    def run(function, *counts):
+        results = []
+        for count in counts:
+            torch.set_num_threads(count)
+            results.append(function())
+        return results
+
+    yield run
+    torch.set_num_threads(before)

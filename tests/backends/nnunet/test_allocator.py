@@ -51,6 +51,15 @@ def faults_of_maps() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
+def keep_gigabytes() -> tuple[int, int]:
+    """Addresses of this process before it freed more than 2 GiB, which nothing wrote to, and after that."""
+    with keep_freed():
+        piece = np.empty(2200 * MIB, np.uint8)
+        before = psutil.Process().memory_info().vms
+        del piece
+        return before, psutil.Process().memory_info().vms
+
+
 def keep_maps() -> tuple[int, int, int, int]:
     """Faults while what was freed is kept and afterwards, and resident bytes before and afterwards."""
     ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # huge pages are cleared in few faults
@@ -73,6 +82,13 @@ def test_what_was_freed_is_kept_for_what_comes_next_until_the_end():
     assert kept < 1.5 * pages, "the second map is not made where the first was"
     assert afterwards > MAPS * pages / 2, "large pieces are still kept"
     assert left - before < MAP / 4
+
+
+@glibc
+def test_more_than_two_gigabytes_are_kept():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        before, after = alone.submit(keep_gigabytes).result()
+    assert after > before - 100 * MIB
 
 
 @glibc

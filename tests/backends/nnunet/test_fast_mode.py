@@ -14,7 +14,7 @@ import pytest
 from attrs import asdict, evolve
 
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
-from cryomamba_backends.nnunet import coarse, course, fixed_point, preparing
+from cryomamba_backends.nnunet import coarse, course, fixed_point, preparing, winograd
 from cryomamba_backends.nnunet import runner as runner_module
 from cryomamba_backends.nnunet.accumulators import MemoryAccumulator
 from cryomamba_backends.nnunet.course import Course, choose_course
@@ -88,17 +88,35 @@ def test_labels_are_those_of_stock_with_mirroring_at_the_precision_of_the_machin
     assert_agreement(answer.labels, expected, patch=(64, 64, 64))
 
 
-@pytest.mark.skipif(not fixed_point.bytes_convolve(), reason="PyTorch convolves bytes inexactly on this CPU")
 @pytest.mark.parametrize("mirroring", [True, False], ids=["mirrored", "plain"])
-def test_labels_are_those_of_stock_where_all_of_a_network_computes_in_fixed_point(
-    mirroring, runner, answer_of, stock_labels, as_trained_folder, monkeypatch
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "single",
+        pytest.param(
+            "fixed",
+            marks=pytest.mark.skipif(
+                not fixed_point.bytes_convolve(), reason="PyTorch convolves bytes inexactly on this CPU"
+            ),
+        ),
+    ],
+)
+def test_labels_are_those_of_stock_where_all_of_a_network_computes_otherwise(
+    precision, mirroring, runner, answer_of, stock_labels, as_trained_folder, monkeypatch
 ):
-    """The demonstration's tomogram: a quarter of its voxels are borders and noise, where labels are nearly equal."""
+    """In fixed point, or with half the products, which layers as small as the demonstration's do not gain by.
+
+    A quarter of its tomogram are borders and noise, where labels are nearly equal.
+    """
     monkeypatch.setattr(fixed_point, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 1)
+    halved, made = [], winograd.winograd
+    monkeypatch.setattr(winograd, "winograd", lambda plain: halved.append(plain) or made(plain))
     array = make_phantom(PhantomParameters(seed=1)).tomogram[:64, :96, :64].astype(np.float32)
     expected = stock_labels(as_trained_folder(BUNDLED / "cryomamba-demo"), array, mirroring=mirroring)
     model = runner.model("cryomamba-demo")
-    answer = answer_of(runner, model, array, mode="fast", precision="fixed", mirroring=mirroring)
+    answer = answer_of(runner, model, array, mode="fast", precision=precision, mirroring=mirroring)
+    assert len(halved) >= 10 * (precision == "single")  # two a stage but the strided ones
     assert_agreement(answer.labels, expected, patch=(64, 64, 64))
 
 

@@ -13,22 +13,6 @@ from cryomamba_backends.nnunet.preparing import prepared
 torch = pytest.importorskip("torch")
 
 
-@pytest.fixture
-def with_threads():
-    """Results of a function, from each count of threads."""
-    before = torch.get_num_threads()
-
-    def run(function, *counts):
-        results = []
-        for count in counts:
-            torch.set_num_threads(count)
-            results.append(function())
-        return results
-
-    yield run
-    torch.set_num_threads(before)
-
-
 def side_by_side(plain):
     network = torch.nn.Sequential(plain)
     normalise_side_by_side(network)

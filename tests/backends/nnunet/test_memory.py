@@ -29,7 +29,7 @@ from cryomamba_backends.nnunet import course, memory, placing, room
 from cryomamba_backends.nnunet.accumulators import FileAccumulator, MemoryAccumulator
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.installed import InstalledModel, read_installed
-from cryomamba_backends.nnunet.memory import Way, activation_bytes, ways_for
+from cryomamba_backends.nnunet.memory import EXACT_KEEPS, FAST_KEEPS, Way, activation_bytes, ways_for
 from cryomamba_backends.nnunet.network import build_network
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.placing import Placing
@@ -250,9 +250,9 @@ def held_by(kind: str, mode: str, *, keeps: bool) -> tuple[int, int]:
 def test_what_networks_of_every_architecture_hold_is_foretold(kind, mode, keeps):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         held, told = alone.submit(held_by, kind, mode, keeps=keeps).result()
-    # A plan has 40 MiB more at least for what the allocator keeps, and how maps lie in memory is chance.
-    assert 0.8 * held < told + MOST_KEPT - 25 * MIB
-    assert told < 1.6 * held
+    told += EXACT_KEEPS if mode == "exact" else FAST_KEEPS
+    # How maps lie in what was kept is chance: a network holds up to a fifth more or less from one run to the next.
+    assert 0.8 * held < told < 1.5 * held
 
 
 def test_where_nothing_can_be_kept_no_run_is_said_to(monkeypatch):

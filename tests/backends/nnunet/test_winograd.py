@@ -69,6 +69,15 @@ def test_maps_in_parts_are_convolved_as_if_joined(channels):
     assert_close(made(plain)(parts), in_double(plain, torch.cat(parts, 1)))
 
 
+@pytest.mark.parametrize(("channels", "edge"), [(16, 48), (64, 24), (24, 33)], ids=str)
+@torch.inference_mode()
+def test_outputs_are_the_same_for_any_count_of_threads(channels, edge, with_threads):
+    plain, random = convolution(channels, channels)
+    maps = random(1, channels, edge, edge, edge)
+    one, *others = with_threads(lambda: made(plain)([maps]), 1, 2, 3, 5)
+    assert all(torch.equal(one, other) for other in others)
+
+
 @torch.inference_mode()
 def test_maps_in_any_order_of_memory_are_convolved_and_not_changed():
     plain, random = convolution(16, 8)
