@@ -57,7 +57,7 @@ def main() -> int:
             stock = outcomes.get("stock")
             each = outcome.network.processor / outcome.passes
             ratio = stock.network.processor / stock.passes / each if stock else None
-            rest = 1 - outcome.network.processor / outcome.whole.processor
+            rest = 1 - outcome.network.wall / outcome.whole.wall
             cells = [number(outcome.network.wall / outcome.passes), number(each), number(ratio), f"{rest:.1%}"]
             cells += [number(outcome.added), number(outcome.peak)]
             sheet.rows.append((CONTESTANTS[contestant], *cells))

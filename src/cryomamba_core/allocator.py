@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -23,6 +24,37 @@ def can_keep_freed() -> bool:
     return _options() is not None
 
 
+class _Keepers:
+    """Counts who wants freed memory kept, as it goes for the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether anybody does."""
+        return self._count > 0
+
+    def enter(self) -> None:
+        """Count one more, and have memory kept from the first on."""
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: NEVER})
+
+    def leave(self) -> None:
+        """Count one less, and have memory given back after the last."""
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                _set(USUAL)
+        return_freed()
+
+
+_keepers = _Keepers()
+
+
 @contextmanager
 def keep_freed() -> Iterator[None]:
     """Have what is freed kept for what is allocated next, until the end, when it is given back to the system.
@@ -30,32 +62,33 @@ def keep_freed() -> Iterator[None]:
     glibc maps large pieces by themselves and gives them back one by one, and the system clears every page of the next:
     for pieces that are soon freed, as the maps of a network are, that takes longer than much of what is computed.
 
-    It goes for the whole process, but of pieces of more than 64 MiB only those of its main thread are kept. It is not
-    to be nested.
+    It goes for the whole process, until the last that began it ends it; but of pieces of more than 64 MiB only those of
+    the main thread are kept.
     """
-    options = _options()
-    if options is None:
-        yield
-        return
-    options(M_MMAP_MAX, 0)
-    options(M_TRIM_THRESHOLD, NEVER)
+    _keepers.enter()
     try:
         yield
     finally:
-        for option, value in USUAL.items():
-            options(option, value)
-        return_freed()
+        _keepers.leave()
 
 
 def return_freed() -> None:
-    """Give memory that was freed back to the system, where the C library can.
+    """Give memory that was freed back to the system, where the C library can; not while `keep_freed` has it kept.
 
     Once a piece of up to 32 MiB was freed, glibc no longer maps others of that size by themselves, and returns those
     between pieces that are still held only when it is told to.
     """
     trim = _trim()
-    if trim is not None:
+    if trim is not None and not _keepers.any:
         trim(0)
+
+
+def _set(options: Mapping[int, int]) -> None:
+    """Set options of ``mallopt``, where the C library is glibc."""
+    set_one = _options()
+    if set_one is not None:
+        for option, value in options.items():
+            set_one(option, value)
 
 
 @lru_cache(maxsize=1)

@@ -68,10 +68,6 @@ class CoarsePass:
     first: tuple[int, int] | None = None
     freed: Freed = field(default=nullcontext, repr=False)
 
-    def tiles(self, rows: range) -> int:
-        """How many tiles touch some rows of the volume's box."""
-        return len(self._steps(rows)) * self.grid.tiles_per_step
-
     def labels(self, rows: range) -> Iterator[tuple[Region, NDArray[Any]]]:
         """Labels tile by tile, of those that touch some rows of the volume's box, beginning with `first`.
 
@@ -83,9 +79,9 @@ class CoarsePass:
             Of the region's shape.
         """
         window = Window(self.grid, self.rows, self.forward.course.device, on_read=self.forward.work.context.checkpoint)
-        for start, wanted in self._in_turn(rows):
-            window.move_to(start)
-            with self.freed():
+        with self.freed():
+            for start, wanted in self._in_turn(rows):
+                window.move_to(start)
                 for group in self.grid.corners(self.forward.batch, wanted):
                     for index, _, scores in self.forward.scores([window.tile(corner) for corner in group]):
                         yield self._on_source((start, *group[index]), self.decide(scores))
@@ -96,7 +92,7 @@ class CoarsePass:
         Along the sweep, it goes on to both sides in runs, as rows cost least when they ascend. A section across the
         sweep lies in tiles of all its rows: they are read twice for it.
         """
-        steps = self._steps(rows)
+        steps = self.grid.steps(self.change.rows_on_target(rows))
         starts = self.grid.starts[0][steps.start : steps.stop]
         if self.first is None or len(self.grid.starts[self.first[0]]) == 1:
             yield from ((start, None) for start in starts)
@@ -112,11 +108,8 @@ class CoarsePass:
         yield from ((start, lambda corner: corner[axis - 1] == nearest) for start in starts)
         yield from ((start, lambda corner: corner[axis - 1] != nearest) for start in starts)
 
-    def _steps(self, rows: range) -> range:
-        return self.grid.steps(self.change.rows_on_target(rows))
-
-    def seconds_for_one(self) -> float:
-        """How long a tile takes, measured on one of zeros."""
+    def is_over_early(self, images: int) -> bool:
+        """Whether a sweep of so many images of tiles takes long, going by one tile of zeros."""
         import torch
 
         zeros = torch.zeros((1, *self.grid.patch), device=self.forward.course.device)
@@ -124,7 +117,7 @@ class CoarsePass:
         begun = time.monotonic()
         with self.freed(), torch.inference_mode(), self.forward.course.autocast():
             self.forward.networks[0](tile).sum().item()
-        return time.monotonic() - begun
+        return (time.monotonic() - begun) * images > SHORT
 
     def _on_source(self, corner: Index3, labels: NDArray[Any]) -> tuple[Region, NDArray[Any]]:
         """The voxels of the volume whose nearest ones of the tiles' grid lie in a tile, and their labels."""
@@ -142,7 +135,11 @@ class CoarsePass:
         return self.change.target[axis] / self.change.source[axis]
 
 
-def is_worthwhile(coarse: CoarsePass, rows: range, images: int, *, exact: bool) -> bool:
-    """Whether a coarse pass over some rows is over well before a sweep of so many images of tiles, and costs little."""
-    share = SHARE_EXACT if exact else SHARE_FAST
-    return coarse.tiles(rows) <= share * images and coarse.seconds_for_one() * images > SHORT
+def tiles_touching(grid: TileGrid, change: GridChange, rows: range) -> int:
+    """How many tiles of `grid` touch some rows of the box of a volume that `change` brings onto it."""
+    return len(grid.steps(change.rows_on_target(rows))) * grid.tiles_per_step
+
+
+def costs_little(tiles: int, images: int, *, exact: bool) -> bool:
+    """Whether a coarse pass of so many tiles does, beside a sweep of so many images of tiles."""
+    return tiles <= (SHARE_EXACT if exact else SHARE_FAST) * images

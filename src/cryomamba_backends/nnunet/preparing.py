@@ -9,7 +9,7 @@ from cryomamba_backends.nnunet.decoder import let_skips_go
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
 from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
 from cryomamba_backends.nnunet.layers import replace_layers
-from cryomamba_backends.nnunet.winograd import halve_products, sums_convolve
+from cryomamba_backends.nnunet.winograd import halve_products
 from cryomamba_core.errors import PluginUnavailable
 from cryomamba_core.geometry import Index3
 
@@ -39,7 +39,7 @@ def prepared(network: torch.nn.Module, course: Course, patch: Index3) -> torch.n
             )
         force_fixed_point(network)
     if course.device == "cpu" and course.precision in ("single", "fixed") and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # no types for it
-        if course.precision == "single" and sums_convolve():
+        if course.precision == "single":
             halve_products(network, patch)
         _force_onednn(network)
     if course.device == "cpu":

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 from attrs import evolve, frozen
 
-from cryomamba_backends.nnunet.coarse import CoarsePass, is_worthwhile
+from cryomamba_backends.nnunet.coarse import CoarsePass, costs_little, tiles_touching
 from cryomamba_backends.nnunet.costs import Costs
-from cryomamba_backends.nnunet.course import Course, choose_course, choose_precision
+from cryomamba_backends.nnunet.course import choose_course, choose_precision
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve
 from cryomamba_backends.nnunet.forward import Forward, Work
 from cryomamba_backends.nnunet.guide import GuideRows
@@ -253,6 +253,10 @@ def _provisional(
     stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
 ) -> Iterator[LabelBlock]:
     grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
+    tiles, images = tiles_touching(grid, stage.change, part.left), work.total - work.done
+    much = 2 * len(part.left) > len(part.rows)
+    if params.coarse == "auto" and not (much and costs_little(tiles, images, exact=stage.course.exact)):
+        return  # before a network is loaded for it
     coarse = CoarsePass(
         grid=grid,
         rows=rows,
@@ -262,11 +266,12 @@ def _provisional(
         first=labels.in_sweep(params.first_section),
         freed=placing.freed,
     )
-    if _wants_coarse(coarse, stage.course, params, part, work):
-        work.total += coarse.tiles(part.left)
-        for region, piece in coarse.labels(part.left):
-            work.context.checkpoint()
-            yield labels.provisional(region, piece)
+    if params.coarse == "auto" and not coarse.is_over_early(images):
+        return
+    work.total += tiles
+    for region, piece in coarse.labels(part.left):
+        work.context.checkpoint()
+        yield labels.provisional(region, piece)
 
 
 def _guide(
@@ -338,13 +343,6 @@ def _images(stages: Sequence[Stage], rows: range) -> int:
     """How many images of tiles some rows of the box take."""
     *before, stage = stages
     return stage.images_for(rows) + sum(previous.images_for(stage.guide_rows(rows)) for previous in before)
-
-
-def _wants_coarse(coarse: CoarsePass, course: Course, params: NNUNetParams, part: _Part, work: Work) -> bool:
-    if params.coarse != "auto":
-        return params.coarse == "on"
-    images = work.total - work.done
-    return 2 * len(part.left) > len(part.rows) and is_worthwhile(coarse, part.left, images, exact=course.exact)
 
 
 @frozen(kw_only=True)

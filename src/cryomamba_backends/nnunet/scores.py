@@ -114,10 +114,8 @@ class SingleScores:
         tile = PEAK * z[:, None, None] * y[:, None] * x
         self._tile = tile.to(device, torch.float32)
         across = [_profile_sum(grid, axis) for axis in range(3)]
-        along = folds * PEAK * across[0][:, None, None]
-        self._rows, self._lines, self._columns = (
-            torch.from_numpy(weights).to(device, torch.float32) for weights in (along, across[1][:, None], across[2])
-        )
+        along, row = folds * PEAK * across[0][:, None, None], across[1][:, None] * across[2]
+        self._along, self._row = (torch.from_numpy(weights).to(device, torch.float32) for weights in (along, row))
 
     def move_to(self, start: int) -> None:
         """Hold rows from `start` on."""
@@ -133,9 +131,7 @@ class SingleScores:
 
     def mean(self, start: int, stop: int) -> torch.Tensor:
         """Mean scores of some rows."""
-        scores = self._held.rows(start, stop).div_(self._rows[start:stop])
-        scores /= self._lines
-        scores /= self._columns
+        scores = self._held.rows(start, stop).div_(self._along[start:stop] * self._row)
         _refuse_infinite(scores)
         return scores
 

@@ -75,7 +75,8 @@ class Sweep:
             (heads, rows, y, x): some rows, whole on the other axes. They lie where the sums do: they are the
             receiver's until it asks for the next.
         """
-        with closing(self.sums):
+        return_freed()
+        with closing(self.sums), self.freed():
             yield from self._scores(first_row)
 
     def _scores(self, first_row: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -84,7 +85,6 @@ class Sweep:
         starts, depth = self.grid.starts[0], self.grid.patch[0]
         y, x = (slice(gap, gap + size) for gap, size in zip(before[1:], extent[1:], strict=True))
         rows = slab_depth((depth, *self.grid.padded[1:]), voxels=BLOCK_VOXELS)
-        return_freed()
         window = Window(
             self.grid,
             self.rows,
@@ -97,8 +97,7 @@ class Sweep:
             window.move_to(start)
             self.sums.move_to(start)
             return_freed()
-            with self.freed():
-                self._run_tiles(window)
+            self._run_tiles(window)
             return_freed()
             end = starts[step + 1] if step + 1 < len(starts) else start + depth
             final = range(max(start, wanted.start), min(end, wanted.stop))

@@ -68,7 +68,7 @@ def sums_convolve() -> bool:
 
 
 def halve_products(network: torch.nn.Module, patch: Sequence[int]) -> None:
-    """Make the convolutions of a network that are worth it compute with half the products.
+    """Make the convolutions of a network that are worth it compute with half the products, if PyTorch can here.
 
     They take maps in a list too, of some channels each, so that a decoder need not join them: see `let_skips_go`.
 
@@ -96,7 +96,11 @@ def halve_products(network: torch.nn.Module, patch: Sequence[int]) -> None:
             return made
 
     areas = dict(_areas(network, patch))
-    replace_layers(network, lambda layer: Winograd(layer) if is_worth_it(layer, areas.get(layer, 0)) else None)
+
+    def halved(layer: torch.nn.Module) -> torch.nn.Module | None:
+        return Winograd(layer) if is_worth_it(layer, areas.get(layer, 0)) and sums_convolve() else None
+
+    replace_layers(network, halved)
 
 
 def is_worth_it(plain: torch.nn.Module, area: float) -> TypeGuard[torch.nn.Conv3d]:

@@ -74,6 +74,26 @@ def keep_maps() -> tuple[int, int, int, int]:
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not keep what was freed")
 
 
+def keep_within_keep() -> tuple[int, int, int]:
+    """Faults while what was freed is kept: after a second that had it kept has ended, and after all have."""
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    with keep_freed():
+        with keep_freed():
+            faults_of_maps()
+        return_freed()
+        kept = faults_of_maps()
+        held = resident()
+    return kept, held, resident()
+
+
+@glibc
+def test_what_was_freed_is_kept_until_the_last_that_asked_for_it_ends():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        kept, held, left = alone.submit(keep_within_keep).result()
+    assert kept < MAP / resource.getpagesize() / 2, "all maps are made where those before were"
+    assert left < held - MAP / 2
+
+
 @glibc
 def test_what_was_freed_is_kept_for_what_comes_next_until_the_end():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:

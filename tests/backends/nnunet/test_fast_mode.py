@@ -451,6 +451,15 @@ def test_a_coarse_answer_is_left_out_where_nobody_needs_it(small, runner, vesicl
     assert not has_coarse()
 
 
+def test_no_network_is_loaded_for_a_coarse_answer_that_would_cost_much(small, runner, vesicles, monkeypatch, caplog):
+    _, model = small()
+    monkeypatch.setattr(coarse, "SHARE_FAST", 0.01)
+    monkeypatch.setattr(coarse, "SHORT", 0)
+    with caplog.at_level("INFO", "cryomamba_backends.nnunet.installed"):
+        blocks_of(runner, model, vesicles((70, 40, 36)))
+    assert [record.message.startswith("the weights") for record in caplog.records] == [True]
+
+
 def test_a_coarse_answer_is_weighed_with_tiles_of_unequal_edges_that_are_swept_along_another_axis(
     runner, edited_model, vesicles, monkeypatch
 ):
