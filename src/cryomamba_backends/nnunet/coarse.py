@@ -108,8 +108,8 @@ class CoarsePass:
         yield from ((start, lambda corner: corner[axis - 1] == nearest) for start in starts)
         yield from ((start, lambda corner: corner[axis - 1] != nearest) for start in starts)
 
-    def is_over_early(self, images: int) -> bool:
-        """Whether a sweep of so many images of tiles takes long, going by one tile of zeros."""
+    def is_needed(self, images: int) -> bool:
+        """Whether a sweep of so many images of tiles takes longer than `SHORT`, going by one tile of zeros."""
         import torch
 
         zeros = torch.zeros((1, *self.grid.patch), device=self.forward.course.device)

@@ -266,7 +266,7 @@ def _provisional(
         first=labels.in_sweep(params.first_section),
         freed=placing.freed,
     )
-    if params.coarse == "auto" and not coarse.is_over_early(images):
+    if params.coarse == "auto" and not coarse.is_needed(images):
         return
     work.total += tiles
     for region, piece in coarse.labels(part.left):
