@@ -33,8 +33,12 @@ class HeaderWarning:
     hint: str = ""
 
 
+#: Channels of a volume; a file of more holds a time series or a set of particles.
+MOST_CHANNELS = 64
+
+
 class Volume(ABC):
-    """A single-channel 3D volume on a grid; only what is asked for is read.
+    """A 3D volume on a grid; only what is asked for is read. Of one with several channels it is the first.
 
     Implementations may be used by one thread at a time. `close` may be called twice.
     """
@@ -63,6 +67,11 @@ class Volume(ABC):
         array
             ZYX, of the region's shape and `dtype`, writable, C-contiguous.
         """
+
+    @property
+    def channels(self) -> tuple[Volume, ...]:
+        """A volume for each channel, all on the same grid, of which the first is this one. They are closed with it."""
+        return (self,)
 
     @property
     def warnings(self) -> tuple[HeaderWarning, ...]:

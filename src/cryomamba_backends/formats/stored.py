@@ -45,8 +45,10 @@ class StoredVolume(Volume):
     scaling
         Applied to each number, if given; the volume is then of float32, or of float64 where
         float32 cannot hold the stored numbers.
+    channels
+        How many there are; each lies whole in the file, right after the one before.
     warnings, metadata
-        As the properties of `Volume`.
+        As the properties of `Volume`; those of every channel.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class StoredVolume(Volume):
         stored_dtype: np.dtype[Any],
         grid: VoxelGrid,
         scaling: Scaling | None = None,
+        channels: int = 1,
         warnings: tuple[HeaderWarning, ...] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -69,6 +72,18 @@ class StoredVolume(Volume):
         self._metadata = dict(metadata or {})
         native = stored_dtype.newbyteorder("=")
         self._dtype = native if scaling is None else np.result_type(native, np.float32)
+        self._further = tuple(
+            _FurtherChannel(
+                source=source,
+                offset=offset + channel * grid.voxels * stored_dtype.itemsize,
+                stored_dtype=stored_dtype,
+                grid=grid,
+                scaling=scaling,
+                warnings=warnings,
+                metadata=metadata,
+            )
+            for channel in range(1, channels)
+        )
 
     @property
     def grid(self) -> VoxelGrid:
@@ -90,8 +105,13 @@ class StoredVolume(Volume):
         """What the exporter of the same format needs; JSON types only."""
         return self._metadata
 
+    @property
+    def channels(self) -> tuple[Volume, ...]:
+        """The volume itself, then the further channels, which are open as long as it is."""
+        return (self, *self._further)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, for all channels."""
         self._source.close()
 
     def read(self, region: Region) -> NDArray[Any]:
@@ -140,3 +160,10 @@ class StoredVolume(Volume):
         scaled *= self._scaling.slope
         scaled += self._scaling.intercept
         return scaled
+
+
+class _FurtherChannel(StoredVolume):
+    """A channel of a file that the first channel closes."""
+
+    def close(self) -> None:
+        """Leave the file open for the other channels."""

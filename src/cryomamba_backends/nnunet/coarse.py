@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class CoarsePass:
     grid
         Tiles, one edge apart, in the axes of the sweep.
     rows
-        Gives voxels.
+        Give voxels, one for each channel.
     change
         From the volume's grid to the one of the tiles.
     forward
@@ -61,7 +61,7 @@ class CoarsePass:
     """
 
     grid: TileGrid
-    rows: Rows = field(repr=False)
+    rows: Sequence[Rows] = field(repr=False)
     change: GridChange
     forward: Forward
     decide: Callable[[torch.Tensor], NDArray[Any]] = field(repr=False)
@@ -112,7 +112,7 @@ class CoarsePass:
         """Whether a sweep of so many images of tiles takes longer than `SHORT`, going by one tile of zeros."""
         import torch
 
-        zeros = torch.zeros((1, *self.grid.patch), device=self.forward.course.device)
+        zeros = torch.zeros((len(self.rows), *self.grid.patch), device=self.forward.course.device)
         tile = self.forward.to_network([zeros])
         begun = time.monotonic()
         with self.freed(), torch.inference_mode(), self.forward.course.autocast():

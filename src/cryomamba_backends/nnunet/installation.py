@@ -23,7 +23,7 @@ from cryomamba_backends.nnunet.installed import (
     ModelRecord,
 )
 from cryomamba_backends.nnunet.network import build_network, fill_network, unique_weights
-from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
+from cryomamba_backends.nnunet.plans import ModelRecipe, channel_names, parse_recipe
 from cryomamba_backends.nnunet.spacing import SpacingUnit, guess_unit, in_angstrom, spacing_unit
 from cryomamba_backends.nnunet.trained_folder import (
     TrainedFolder,
@@ -150,6 +150,7 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         folds=(),
         labels=recipe.labels.labels,
         previous=previous.record.digest if previous else "",
+        channels=channel_names(source.dataset),
         description=_text(options.description, source.dataset, "description"),
         licence=_text(options.licence, source.dataset, "licence", "license"),
         citation=_text(options.citation, source.dataset, "citation", "reference"),

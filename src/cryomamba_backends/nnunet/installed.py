@@ -93,6 +93,8 @@ class ModelRecord:
         What it segments.
     previous
         Digest of the model that a cascade begins with; empty for all others.
+    channels
+        What the channels of a volume are to be, in their order; empty where that was not noted, and there is one.
     description, licence, citation
         For people.
     created_from
@@ -114,6 +116,7 @@ class ModelRecord:
     folds: tuple[FoldRecord, ...]
     labels: tuple[Label, ...]
     previous: str = ""
+    channels: tuple[str, ...] = ()
     description: str = ""
     licence: str = ""
     citation: str = ""
@@ -140,6 +143,8 @@ class InstalledModel:
             "spacing unit": record.spacing_unit,
             "trainer": record.trainer,
         }
+        if len(record.channels) > 1:
+            details["channels"] = ", ".join(record.channels)
         if record.previous:
             details["first stage"] = record.previous[:12]
         if record.notes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomamba_backends.nnunet.plans import IntensityProperties, ModelRecipe
+from cryomamba_backends.nnunet.plans import ChannelRecipe, IntensityProperties
 from cryomamba_backends.nnunet.statistics import Moments, OnSlab, extremes, moments, run_lengths, slabs_of
 from cryomamba_core.errors import UnusableVolume
 from cryomamba_core.geometry import Region
@@ -20,8 +20,8 @@ Normalise = Callable[[NDArray[np.float32]], None]
 EPSILON = 1e-8
 
 
-def measure_normalisation(recipe: ModelRecipe, volume: Volume, box: Region, *, on_slab: OnSlab) -> Normalise:
-    """Measure what the model's scheme needs to know of the voxels of `box`, and return the scheme.
+def measure_normalisation(recipe: ChannelRecipe, volume: Volume, box: Region, *, on_slab: OnSlab) -> Normalise:
+    """Measure what a channel's scheme needs to know of the voxels of `box`, and return the scheme.
 
     Raises
     ------
@@ -29,12 +29,12 @@ def measure_normalisation(recipe: ModelRecipe, volume: Volume, box: Region, *, o
         If the scheme is for colour images and the grey values are not between 0 and 255.
     """
     slabs = slabs_of(volume, box, on_slab=on_slab)
-    if recipe.normalisation == "ZScoreNormalization":
+    if recipe.scheme == "ZScoreNormalization":
         return standardise(moments(slabs, box.size, run_lengths(box.shape, volume.grid.shape)))
-    if recipe.normalisation == "RescaleTo01Normalization":
+    if recipe.scheme == "RescaleTo01Normalization":
         low, high = extremes(slabs)
         return _shift_and_scale(low, np.clip(high - low, a_min=EPSILON, a_max=None))
-    if recipe.normalisation == "RGBTo01Normalization":
+    if recipe.scheme == "RGBTo01Normalization":
         low, high = extremes(slabs)
         if low < 0 or high > 255:
             raise UnusableVolume(
@@ -42,7 +42,7 @@ def measure_normalisation(recipe: ModelRecipe, volume: Volume, box: Region, *, o
                 hint="rescale it as the training data were",
             )
         return _shift_and_scale(None, 255.0)
-    if recipe.normalisation == "CTNormalization":
+    if recipe.scheme == "CTNormalization":
         assert recipe.intensity is not None
         return _clip_and_scale(recipe.intensity)
     return lambda _: None

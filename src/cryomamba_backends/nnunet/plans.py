@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from attrs import frozen
@@ -10,6 +11,7 @@ from attrs import frozen
 from cryomamba_backends.nnunet.label_scheme import LabelScheme, parse_label_scheme
 from cryomamba_core.errors import UnsupportedModel, UnusableModel
 from cryomamba_core.geometry import Index3, Vector3, to_index, to_vector
+from cryomamba_core.volumes import MOST_CHANNELS
 
 #: Patches of more voxels, or longer on an axis, are taken for a mistake or an attack.
 MAX_PATCH_EDGE = 1024
@@ -38,6 +40,25 @@ class IntensityProperties:
     std: float
     percentile_00_5: float
     percentile_99_5: float
+
+
+@frozen(kw_only=True)
+class ChannelRecipe:
+    """How the voxels of a channel are normalised.
+
+    Attributes
+    ----------
+    scheme
+        Name of nnU-Net's.
+    intensity
+        What it knows of the training data; None where it needs nothing.
+    masked
+        Whether zeros that are open to the outside are left out, and stay zero.
+    """
+
+    scheme: str
+    intensity: IntensityProperties | None = None
+    masked: bool = False
 
 
 @frozen(kw_only=True)
@@ -91,12 +112,8 @@ class ModelRecipe:
         That of a planar model does not matter along the first axis.
     transpose
         Axis (z, y, x) of the volume that each model axis is.
-    normalisation
-        Name of nnU-Net's scheme.
-    intensity
-        What that scheme knows of the training data; None where it needs nothing.
-    masked
-        Whether zeros that are open to the outside are left out of the normalisation, and stay zero.
+    inputs
+        The channels of volumes.
     resampling
         How volumes of another voxel size are treated.
     previous_stage
@@ -109,9 +126,7 @@ class ModelRecipe:
     planar: bool
     spacing: Vector3
     transpose: Index3
-    normalisation: str
-    intensity: IntensityProperties | None
-    masked: bool
+    inputs: tuple[ChannelRecipe, ...]
     resampling: Resampling
     previous_stage: str | None
     network: NetworkRecipe
@@ -119,8 +134,8 @@ class ModelRecipe:
 
     @property
     def channels(self) -> int:
-        """How many channels the network takes."""
-        return 1 + (len(self.labels.foreground) if self.previous_stage else 0)
+        """How many channels the network takes, those of a stage before included."""
+        return len(self.inputs) + (len(self.labels.foreground) if self.previous_stage else 0)
 
     @property
     def source_spacing(self) -> Vector3:
@@ -151,23 +166,20 @@ def parse_recipe(plans: Any, dataset: Any, configuration: str) -> ModelRecipe:
     if not isinstance(plans, dict) or not isinstance(dataset, dict):
         raise UnusableModel("plans.json or dataset.json holds no JSON object")
     _refuse_other_label_manager(plans)
-    _refuse_several_channels(dataset)
     chosen = _configuration(plans, configuration)
     preprocessor = chosen.get("preprocessor_name", "DefaultPreprocessor")
     if preprocessor != "DefaultPreprocessor":
         raise UnsupportedModel(f"the model needs the preprocessor {preprocessor!r}", hint="only nnU-Net's own is known")
-    scheme = _normalisation(chosen)
     patch = _patch(chosen)
+    inputs = tuple(_inputs(plans, chosen, channel_names(dataset)))
     return ModelRecipe(
         patch=patch,
         planar=len(chosen["patch_size"]) == 2,
         spacing=_spacing(plans, chosen),
         transpose=_transpose(plans),
-        normalisation=scheme,
-        intensity=_intensity(plans) if scheme == "CTNormalization" else None,
-        masked=scheme == "ZScoreNormalization" and _masked(chosen),
+        inputs=inputs,
         resampling=_resampling(chosen),
-        previous_stage=_previous_stage(chosen),
+        previous_stage=_previous_stage(chosen, inputs),
         network=_network(chosen, dimensions=len(chosen["patch_size"])),
         labels=parse_label_scheme(dataset),
     )
@@ -179,15 +191,26 @@ def _refuse_other_label_manager(plans: dict[str, Any]) -> None:
         raise UnsupportedModel(f"the model needs the label manager {manager!r}", hint="only nnU-Net's own is known")
 
 
-def _refuse_several_channels(dataset: dict[str, Any]) -> None:
+def channel_names(dataset: dict[str, Any]) -> tuple[str, ...]:
+    """What a ``dataset.json`` calls the channels of volumes, in their order.
+
+    Raises
+    ------
+    UnusableModel
+        If it does not say.
+    UnsupportedModel
+        If there are more than `MOST_CHANNELS`.
+    """
     channels = dataset.get("modality", dataset.get("channel_names"))
     if not isinstance(channels, dict) or not channels:
         raise UnusableModel("dataset.json does not say which channels the model takes")
-    if len(channels) != 1:
+    if set(channels) != {str(number) for number in range(len(channels))}:
+        raise UnusableModel(f"dataset.json numbers the channels {', '.join(map(str, channels))}, not from 0 on")
+    if len(channels) > MOST_CHANNELS:
         raise UnsupportedModel(
-            f"the model takes {len(channels)} channels ({', '.join(map(str, channels.values()))})",
-            hint="a tomogram has one; train a model with a single channel",
+            f"the model takes {len(channels)} channels", hint=f"at most {MOST_CHANNELS} are possible"
         )
+    return tuple(str(channels[str(number)]) for number in range(len(channels)))
 
 
 def _configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
@@ -245,30 +268,31 @@ def _transpose(plans: dict[str, Any]) -> Index3:
     return to_index(forward)
 
 
-def _normalisation(chosen: dict[str, Any]) -> str:
-    schemes = chosen.get("normalization_schemes")
-    if not isinstance(schemes, list) or len(schemes) != 1:
-        raise UnusableModel(f"plans.json has the normalisation {schemes!r} for one channel")
-    scheme = str(schemes[0])
-    if scheme not in SCHEMES:
-        raise UnsupportedModel(
-            f"the model needs the normalisation {scheme!r}", hint=f"known: {', '.join(sorted(SCHEMES))}"
+def _inputs(plans: dict[str, Any], chosen: dict[str, Any], names: Sequence[str]) -> Iterator[ChannelRecipe]:
+    schemes, masked = chosen.get("normalization_schemes"), chosen.get("use_mask_for_norm")
+    if not isinstance(schemes, list) or len(schemes) != len(names):
+        raise UnusableModel(f"plans.json has the normalisation {schemes!r} for the channels {', '.join(names)}")
+    if masked is None or masked == [None]:
+        masked = [False] * len(names)
+    if not isinstance(masked, list) or len(masked) != len(names) or not all(type(flag) is bool for flag in masked):
+        raise UnusableModel(f"plans.json has use_mask_for_norm {masked!r} for the channels {', '.join(names)}")
+    for number, (scheme, flag) in enumerate(zip(map(str, schemes), masked, strict=True)):
+        if scheme not in SCHEMES:
+            raise UnsupportedModel(
+                f"the model needs the normalisation {scheme!r}", hint=f"known: {', '.join(sorted(SCHEMES))}"
+            )
+        yield ChannelRecipe(
+            scheme=scheme,
+            intensity=_intensity(plans, number) if scheme == "CTNormalization" else None,
+            masked=scheme == "ZScoreNormalization" and flag,
         )
-    return scheme
 
 
-def _masked(chosen: dict[str, Any]) -> bool:
-    masked = chosen.get("use_mask_for_norm")
-    if masked not in (None, [None], [False], [True]):
-        raise UnusableModel(f"plans.json has use_mask_for_norm {masked!r} for one channel")
-    return masked == [True]
-
-
-def _previous_stage(chosen: dict[str, Any]) -> str | None:
+def _previous_stage(chosen: dict[str, Any], inputs: Sequence[ChannelRecipe]) -> str | None:
     previous = chosen.get("previous_stage") or None
     if previous is not None and (not isinstance(previous, str) or len(chosen["patch_size"]) == 2):
         raise UnusableModel(f"plans.json has {previous!r} as the stage before this one")
-    if previous is not None and _masked(chosen):
+    if previous is not None and any(channel.masked for channel in inputs):
         raise UnsupportedModel(
             "the model is the second stage of a cascade, and is normalised inside a mask that the first stage changes",
             hint="use the 3d_fullres model of the same training, or train with use_mask_for_norm set to false",
@@ -297,15 +321,15 @@ def _resampling(chosen: dict[str, Any]) -> Resampling:
     return Resampling(method="splines", name=name, separate=separate)
 
 
-def _intensity(plans: dict[str, Any]) -> IntensityProperties:
+def _intensity(plans: dict[str, Any], channel: int) -> IntensityProperties:
     every = plans.get(
         "foreground_intensity_properties_per_channel", plans.get("foreground_intensity_properties_by_modality")
     )
-    first = every.get("0") if isinstance(every, dict) else None
+    known = every.get(str(channel)) if isinstance(every, dict) else None
     names = ("mean", "std", "percentile_00_5", "percentile_99_5")
-    if not isinstance(first, dict) or not all(type(first.get(name)) in (int, float) for name in names):
+    if not isinstance(known, dict) or not all(type(known.get(name)) in (int, float) for name in names):
         raise UnusableModel("plans.json has no intensity properties for the CT normalisation")
-    return IntensityProperties(**{name: float(first[name]) for name in names})
+    return IntensityProperties(**{name: float(known[name]) for name in names})
 
 
 def _network(chosen: dict[str, Any], *, dimensions: int) -> NetworkRecipe:

@@ -181,7 +181,7 @@ def scores_on_source(
             return
 
 
-def resampling_bytes(change: GridChange, *, heads: int, exact: bool) -> int:
+def resampling_bytes(change: GridChange, *, channels: int, heads: int, exact: bool) -> int:
     """What resampling both ways holds at its peak, in bytes: scores wait while further rows are made."""
     if not change.changes:
         return 0
@@ -191,7 +191,8 @@ def resampling_bytes(change: GridChange, *, heads: int, exact: bool) -> int:
     held = (spread + 2 * halo(exact=exact) + 4) * planes[0] * 4
     single, double = 4, 8
     between = (spread + 4) * planes[0] * double * 3 + rows * planes[1] * (2 * single + double)
-    return held + between + resampled_scores_bytes(change, heads=heads, exact=exact)
+    further = (channels - 1) * (held + rows * planes[1] * single)
+    return held + further + between + resampled_scores_bytes(change, heads=heads, exact=exact)
 
 
 def resampled_scores_bytes(change: GridChange, *, heads: int, exact: bool) -> int:

@@ -161,6 +161,7 @@ class NNUNetRunner(ModelRunner):
     def _segment(self, volume: Volume, params: NNUNetParams, context: RunContext) -> Iterator[LabelBlock]:
         installed = self._find(context.model)
         grid = volume.grid
+        _check_channels(installed, volume)
         for note in _notes(self._stages(installed, grid, grid.shape, params, context.device), params):
             context.note(note)
         _set_threads(self._settings.threads)
@@ -233,7 +234,7 @@ class NNUNetRunner(ModelRunner):
 
 
 def _coarse(
-    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
+    stage: Stage, rows: Sequence[Rows], work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
 ) -> Iterator[LabelBlock]:
     """Provisional blocks of the rows that are left, if they are worth it; they end where memory runs out."""
     if params.coarse == "off" or not work.context.previewed:
@@ -250,7 +251,7 @@ def _coarse(
 
 
 def _provisional(
-    stage: Stage, rows: Rows, work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
+    stage: Stage, rows: Sequence[Rows], work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
 ) -> Iterator[LabelBlock]:
     grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
     tiles, images = tiles_touching(grid, stage.change, part.left), work.total - work.done
@@ -285,7 +286,7 @@ def _guide(
 
 def _final(
     stage: Stage,
-    rows: Rows,
+    rows: Sequence[Rows],
     guide: GuideRows | None,
     work: Work,
     labels: _Blocks,
@@ -313,7 +314,7 @@ def _final(
 
 def _decided(
     stage: Stage,
-    rows: Rows,
+    rows: Sequence[Rows],
     forward: Forward,
     guide: GuideRows | None,
     labels: _Blocks,
@@ -419,6 +420,18 @@ class _Blocks:
         start, stop = [0, 0, 0], list(self._shape)
         start[self._axis], stop[self._axis] = first, last
         return evolve(Region.of_shape(self._shape), start=start, stop=stop)
+
+
+def _check_channels(installed: InstalledModel, volume: Volume) -> None:
+    held, taken = len(volume.channels), len(installed.recipe().inputs)
+    if held == taken:
+        return
+    names = f" ({', '.join(installed.record.channels)})" if taken > 1 else ""
+    stack = "put them in this order into one file: a stack of volumes in MRC, a fourth axis in NIfTI and NRRD"
+    raise UnusableVolume(
+        f"the model takes {taken} channel{'s' * (taken > 1)}{names}, the volume has {held}",
+        hint=stack if taken > 1 else "write the channel that the model was trained on into a file of its own",
+    )
 
 
 def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[FoldRecord, ...]:

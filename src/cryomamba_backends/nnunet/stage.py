@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from cryomamba_backends.nnunet.grid_change import GridChange
 from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel
 from cryomamba_backends.nnunet.memory import Need, Place, Way, estimate_ram, estimate_vram, sums_bytes
-from cryomamba_backends.nnunet.normalised_rows import MASKING_BYTES, normalised_rows, shown_rows
+from cryomamba_backends.nnunet.normalised_rows import masking_bytes, normalised_rows, shown_rows
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.plans import ModelRecipe
 from cryomamba_backends.nnunet.preparing import prepared
@@ -154,8 +154,11 @@ class Stage:
             way=way,
             mirrored=bool(self.mirror_axes),
         )
-        resampling = resampling_bytes(self.change, heads=self.recipe.labels.heads, exact=self.course.exact)
-        masking = MASKING_BYTES if self.recipe.masked else 0
+        inputs = self.recipe.inputs
+        resampling = resampling_bytes(
+            self.change, channels=len(inputs), heads=self.recipe.labels.heads, exact=self.course.exact
+        )
+        masking = masking_bytes(inputs)
         return evolve(sweep, lasting=sweep.lasting + resampling + masking)
 
     def vram(self, place: Place, batch: int) -> Need:
@@ -183,10 +186,12 @@ class Stage:
     def _weight_bytes(self) -> int:
         return sum(fold.size for fold in self.folds)
 
-    def rows(self, volume: Volume, box: Region, *, on_read: Callable[[], None]) -> Rows:
-        """Measure the normalisation on the voxels of a box, and return what reads them as the model wants them."""
+    def rows(self, volume: Volume, box: Region, *, on_read: Callable[[], None]) -> tuple[Rows, ...]:
+        """Measure the normalisation on the voxels of a box; gives what reads each channel as the model wants it."""
         read = normalised_rows(self.recipe, volume, box, self.course.axes, on_read=on_read)
-        return ResampledRows(read, self.change, exact=self.course.exact) if self.change.changes else read
+        if not self.change.changes:
+            return read
+        return tuple(ResampledRows(rows, self.change, exact=self.course.exact) for rows in read)
 
     def forward(self, work: Work, batch: int) -> Forward:
         """The networks, loaded, for so many tiles at once."""
@@ -215,7 +220,14 @@ class Stage:
         return work.context.keep(key, load)
 
     def scores(
-        self, rows: Rows, forward: Forward, *, guide: GuideRows | None, first_row: int, hold: Hold, freed: Freed
+        self,
+        rows: Sequence[Rows],
+        forward: Forward,
+        *,
+        guide: GuideRows | None,
+        first_row: int,
+        hold: Hold,
+        freed: Freed,
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Mean scores on the grid of the box, in the axes of the sweep; see `scores_on_source`."""
         sweep = Sweep(grid=self.grid, rows=rows, guide=guide, forward=forward, sums=self._sums(hold), freed=freed)

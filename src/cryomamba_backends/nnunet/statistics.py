@@ -42,7 +42,7 @@ class Moments:
 
 
 def nonzero_box(volume: Volume, *, on_slab: OnSlab) -> Region | None:
-    """The smallest region that holds every voxel that is not zero; None if there is none.
+    """The smallest region that holds every voxel that is not zero in some channel; None if there is none.
 
     Reads from the first section on until the box spans whole sections, then from the last one back.
     """
@@ -56,7 +56,7 @@ def nonzero_box(volume: Volume, *, on_slab: OnSlab) -> Region | None:
         region = slabs[ahead]
         ahead += 1
         on_slab()
-        nonzero = volume.read(region).astype(np.float32, copy=False) != 0
+        nonzero = _nonzero(volume, region)
         sections = np.flatnonzero(nonzero.any((1, 2)))
         if sections.size:
             first = min(first, region.start[0] + int(sections[0]))
@@ -67,7 +67,7 @@ def nonzero_box(volume: Volume, *, on_slab: OnSlab) -> Region | None:
             break
     for region in reversed(slabs[ahead:]):
         on_slab()
-        sections = np.flatnonzero((volume.read(region).astype(np.float32, copy=False) != 0).any((1, 2)))
+        sections = np.flatnonzero(_nonzero(volume, region).any((1, 2)))
         if sections.size:
             last = region.start[0] + int(sections[-1]) + 1
             break
@@ -77,6 +77,15 @@ def nonzero_box(volume: Volume, *, on_slab: OnSlab) -> Region | None:
     return Region(
         start=(first, *(int(index[0]) for index in inside)), stop=(last, *(int(index[-1]) + 1 for index in inside))
     )
+
+
+def _nonzero(volume: Volume, region: Region) -> NDArray[np.bool_]:
+    """Which voxels of a region are not zero in some channel."""
+    first, *others = volume.channels
+    nonzero: NDArray[np.bool_] = first.read(region).astype(np.float32, copy=False) != 0
+    for channel in others:
+        nonzero |= channel.read(region).astype(np.float32, copy=False) != 0
+    return nonzero
 
 
 def slabs_of(volume: Volume, box: Region, *, on_slab: OnSlab) -> Slabs:

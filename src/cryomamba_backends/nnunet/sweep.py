@@ -7,7 +7,7 @@ began.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,9 @@ class Sweep:
     grid
         Tiles over the volume, in the axes of the sweep.
     rows
-        Gives the volume's voxels, of the grid's extent.
+        Give the volume's voxels, of the grid's extent; one for each channel.
     guide
-        Gives further channels of the same rows; None where the networks take one.
+        Gives further channels of the same rows; None where the networks take only those of the volume.
     forward
         Gives the scores of tiles.
     sums
@@ -53,7 +53,7 @@ class Sweep:
     """
 
     grid: TileGrid
-    rows: Rows = field(repr=False)
+    rows: Sequence[Rows] = field(repr=False)
     guide: GuideRows | None = field(repr=False)
     forward: Forward
     sums: Scores = field(repr=False)

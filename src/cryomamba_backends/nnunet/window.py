@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cryomamba_backends.nnunet.accumulators import move_rows
@@ -26,11 +26,11 @@ class Window:
     grid
         The tiles.
     rows
-        Gives the volume's voxels, of the grid's extent.
+        Give the volume's voxels, of the grid's extent; one for each channel.
     device
         Where they lie.
     guide
-        Gives further channels of the same rows.
+        Gives further channels of the same rows, behind those of the volume.
     on_read
         Called before each piece is read; may raise to stop.
     """
@@ -38,7 +38,7 @@ class Window:
     def __init__(
         self,
         grid: TileGrid,
-        rows: Rows,
+        rows: Sequence[Rows],
         device: str,
         *,
         guide: GuideRows | None = None,
@@ -48,7 +48,7 @@ class Window:
 
         self._rows, self._guide, self._grid, self._on_read = rows, guide, grid, on_read
         self._depth = grid.patch[0]
-        shape = (1 + (guide.channels if guide else 0), self._depth, *grid.padded[1:])
+        shape = (len(rows) + (guide.channels if guide else 0), self._depth, *grid.padded[1:])
         self._voxels = torch.zeros(shape, dtype=torch.float32, device=device)
         self._start: int | None = None
 
@@ -69,11 +69,12 @@ class Window:
         for row in range(first, last, rows):
             self._on_read()
             stop = min(row + rows, last)
-            voxels = torch.from_numpy(self._rows(row - before[0], stop - before[0]))
-            self._voxels[0, row - start : stop - start, y, x] = voxels.to(self._voxels.device)
+            for channel, read in enumerate(self._rows):
+                voxels = torch.from_numpy(read(row - before[0], stop - before[0]))
+                self._voxels[channel, row - start : stop - start, y, x] = voxels.to(self._voxels.device)
             if self._guide is not None:
                 guide = torch.from_numpy(self._guide(row - before[0], stop - before[0]))
-                self._voxels[1:, row - start : stop - start, y, x] = guide.to(self._voxels.device)
+                self._voxels[len(self._rows) :, row - start : stop - start, y, x] = guide.to(self._voxels.device)
 
     def tile(self, corner: tuple[int, int]) -> torch.Tensor:
         """The tile (channels, z, y, x) at `corner`; it changes with the window."""

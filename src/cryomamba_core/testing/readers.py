@@ -184,6 +184,14 @@ class ReaderConformance:
             first[...] = 0
             np.testing.assert_array_equal(volume.read(region), kept)
 
+    def test_channels_are_on_one_grid_and_the_first_is_the_volume(self, reader: VolumeReader, file: Path) -> None:
+        with reader.open(file) as volume:
+            whole = volume.grid.whole
+            np.testing.assert_array_equal(volume.channels[0].read(whole), volume.read(whole))
+            for channel in volume.channels:
+                assert channel.grid == volume.grid
+                assert channel.read(whole).dtype == channel.dtype
+
     def test_a_region_outside_the_grid_is_refused(self, reader: VolumeReader, file: Path) -> None:
         with reader.open(file) as volume, pytest.raises(ValueError, match=r"."):
             volume.read(Region(start=(0, 0, 0), stop=(6, 7, 11)))

@@ -17,7 +17,7 @@ class ArrayVolume(Volume):
     Parameters
     ----------
     array
-        ZYX voxels. They are not copied.
+        ZYX voxels, or several channels of them, CZYX. They are not copied.
     grid
         Where they lie, of the array's shape; None for one made of the next two.
     voxel_size
@@ -41,15 +41,18 @@ class ArrayVolume(Volume):
         voxel_size: Vector3 = (10.0, 10.0, 10.0),
         origin: Vector3 = (0.0, 0.0, 0.0),
     ) -> None:
-        self._array = np.asarray(array)
-        if self._array.ndim != 3:
-            raise ValueError(f"a volume has three axes, not {self._array.ndim}")
+        given = np.asarray(array)
+        if given.ndim not in (3, 4):
+            raise ValueError(f"a volume has three axes, or four with that of its channels, not {given.ndim}")
+        channels = given if given.ndim == 4 else given[None]
+        self._array: NDArray[Any] = channels[0]
         z, y, x = self._array.shape
         self._grid = grid or VoxelGrid(shape=(z, y, x), voxel_size=voxel_size, origin=origin)
         if self._grid.shape != (z, y, x):
             raise ValueError(f"an array of shape {(z, y, x)} does not fill a grid of shape {self._grid.shape}")
         self.reads: list[Region] = []
         self.closed: bool = False
+        self._further = tuple(ArrayVolume(channel, grid=self._grid) for channel in channels[1:])
 
     @property
     def grid(self) -> VoxelGrid:
@@ -60,6 +63,11 @@ class ArrayVolume(Volume):
     def dtype(self) -> np.dtype[Any]:
         """Type of the voxels, in native byte order."""
         return self._array.dtype.newbyteorder("=")
+
+    @property
+    def channels(self) -> tuple[Volume, ...]:
+        """A volume for each channel."""
+        return self, *self._further
 
     def read(self, region: Region) -> NDArray[Any]:
         """A copy of the voxels of `region`; raises ValueError outside the grid."""

@@ -62,10 +62,10 @@ def answer_of() -> Callable[..., Answer]:
         volume = ArrayVolume(array, voxel_size=voxel_size or model.voxel_size or (1.0, 1.0, 1.0))
         context = RecordingContext(model, volume, final_rows=final_rows, scratch=scratch)
         chosen = NNUNetParams(**{"mode": "exact", "coarse": "off", **params})
-        labels = np.full(array.shape, 255, np.uint8)
-        times = np.zeros(array.shape, np.uint8)
+        labels = np.full(volume.grid.shape, 255, np.uint8)
+        times = np.zeros(volume.grid.shape, np.uint8)
         named = runner.companions(model, chosen)
-        companions = {companion.name: np.full(array.shape, 77, np.uint8) for companion in named}
+        companions = {companion.name: np.full(volume.grid.shape, 77, np.uint8) for companion in named}
         blocks = []
         for block in runner.segment(volume, chosen, context):
             assert not block.provisional
@@ -83,7 +83,7 @@ def answer_of() -> Callable[..., Answer]:
 
 @pytest.fixture(scope="session")
 def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
-    """Labels of stock nnU-Net for an array, from a trained-model folder.
+    """Labels of stock nnU-Net for an array (z, y, x) or (channels, z, y, x), from a trained-model folder.
 
     ``spacing`` is (z, y, x) in the plans' unit; ``previous`` are the labels that a cascade goes on from. Given
     ``probabilities``, a function of scores (heads, z, y, x), what it makes of stock's is returned instead of labels.
@@ -119,7 +119,7 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
             )
             predictor.initialize_from_trained_model_folder(str(folder), use_folds=folds)
             before = None if previous is None else previous[None].astype(np.float32)  # as nnU-Net reads it from files
-            given = (array[None], {"spacing": spacing}, before)
+            given = (array if array.ndim == 4 else array[None], {"spacing": spacing}, before)
             if probabilities is None:
                 return np.asarray(predictor.predict_single_npy_array(*given))
             predictor.label_manager.inference_nonlin = lambda scores: torch.from_numpy(probabilities(scores.numpy()))

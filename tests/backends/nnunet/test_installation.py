@@ -303,7 +303,6 @@ def test_plans_that_cannot_be_are_refused(change, runner, edited_model):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda d: d.update(channel_names={"0": "a", "1": "b"}), UnsupportedModel),
         (lambda d: d.update(labels={"background": 0, "a": 2}), UnusableModel),
         (lambda d: d.update(labels={"a": 1}), UnusableModel),
         (lambda d: d.update(labels={"background": 0, "a": [1, 2], "b": 2}), UnusableModel),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from cryomamba_backends.formats.channels import check_channels
 from cryomamba_backends.formats.sources import check_size
 from cryomamba_core.errors import CorruptFile, TruncatedFile, UnsupportedFile
 from cryomamba_core.geometry import Index3, Vector3, to_index, to_vector
@@ -22,6 +23,9 @@ MAP_STAMP = b"MAP "
 
 #: No real extended header is longer; a longer one is a damaged number.
 LARGEST_EXTENDED_HEADER = 16 << 20
+
+#: MRC2014 adds this to the space group where the file is a stack of volumes.
+VOLUME_STACK = 400
 
 #: How far a cell angle may be off 90°. Voxel volumes are then wrong by less than 0.4 %.
 LARGEST_SKEW = 5.0
@@ -78,7 +82,9 @@ class MrcHeader:
     Attributes
     ----------
     stored_shape
-        Sections, rows, columns.
+        Sections, rows, columns of one channel.
+    channels
+        Volumes in the stack; 1 for a plain volume.
     dtype
         Type of the stored numbers, in the file's byte order.
     mode
@@ -94,7 +100,7 @@ class MrcHeader:
     origin
         ORIGIN (x, y, z) in Å.
     space_group
-        ISPG.
+        ISPG, of a single volume where the file is a stack.
     imod_flags
         IMOD's flags, None for a file of another program.
     labels
@@ -104,6 +110,7 @@ class MrcHeader:
     """
 
     stored_shape: Index3
+    channels: int
     dtype: np.dtype[Any]
     mode: int
     data_offset: int
@@ -162,19 +169,23 @@ def parse_header(first_bytes: bytes, size: int) -> MrcHeader:
     stored_shape = _stored_shape(raw)
     dtype, more = _dtype(raw)
     warnings += more
-    _refuse_stack(raw)
+    axes = to_index(raw["axes"])
+    if sorted(axes) != [1, 2, 3]:
+        raise CorruptFile(f"the header's axis order {axes} is not an order of 1, 2 and 3", hint=_WRITE_AGAIN)
+    _refuse_images(raw)
+    stack = _is_volume_stack(raw)
+    channels = _volumes(raw) if stack else 1
+    warnings += check_channels(channels)
     nsymbt = int(raw["nsymbt"])
     if not 0 <= nsymbt <= LARGEST_EXTENDED_HEADER:
         raise CorruptFile(f"the header claims an extended header of {nsymbt} bytes", hint=_WRITE_AGAIN)
     warnings += check_size(HEADER_SIZE + nsymbt + math.prod(stored_shape) * dtype.itemsize, size)
-    axes = to_index(raw["axes"])
-    if sorted(axes) != [1, 2, 3]:
-        raise CorruptFile(f"the header's axis order {axes} is not an order of 1, 2 and 3", hint=_WRITE_AGAIN)
     angles, more = _angles(raw)
     warnings += more
     imod = int(raw["imod_stamp"]) == IMOD_STAMP
     return MrcHeader(
-        stored_shape=stored_shape,
+        stored_shape=(stored_shape[0] // channels, *stored_shape[1:]),
+        channels=channels,
         dtype=dtype,
         mode=int(raw["mode"]),
         data_offset=HEADER_SIZE + nsymbt,
@@ -184,7 +195,7 @@ def parse_header(first_bytes: bytes, size: int) -> MrcHeader:
         angles=angles,
         axes=axes,
         origin=_origin(raw),
-        space_group=int(raw["ispg"]),
+        space_group=int(raw["ispg"]) - VOLUME_STACK if stack else int(raw["ispg"]),
         imod_flags=int(raw["imod_flags"]) if imod else None,
         labels=_labels(raw),
         warnings=warnings,
@@ -269,20 +280,35 @@ def _dtype(raw: np.void) -> tuple[np.dtype[Any], tuple[HeaderWarning, ...]]:
     return dtype, ()
 
 
-def _refuse_stack(raw: np.void) -> None:
-    """Refuse what MRC2014 calls a stack. Many tomograms have ISPG 0 as stacks do, but MZ equal to NZ as volumes do."""
+def _refuse_images(raw: np.void) -> None:
+    """Refuse a stack of images. Many tomograms have ISPG 0 as stacks do, but MZ equal to NZ as volumes do."""
     space_group, sections, per_volume = int(raw["ispg"]), int(raw["counts"][2]), int(raw["sampling"][2])
-    if 401 <= space_group <= 630:
-        raise UnsupportedFile(
-            f"the file is a stack of volumes (space group {space_group})",
-            hint="write each volume to a file of its own and give those",
-        )
     if space_group == 0 and per_volume == 1 and sections > 1:
         raise UnsupportedFile(
             f"the file is a stack of {sections} images (space group 0, MZ = 1), not a volume",
             hint="if it is a tomogram, say so in its header: "
             """python -c "import mrcfile; mrcfile.mmap('FILE', 'r+').set_volume()\"""",
         )
+
+
+def _is_volume_stack(raw: np.void) -> bool:
+    return VOLUME_STACK + 1 <= int(raw["ispg"]) <= VOLUME_STACK + 230
+
+
+def _volumes(raw: np.void) -> int:
+    """How many volumes, of MZ sections each, lie in a stack of volumes."""
+    sections, per_volume = int(raw["counts"][2]), int(raw["sampling"][2])
+    if int(raw["axes"][2]) != 3:
+        raise UnsupportedFile(
+            "the file is a stack of volumes whose sections do not follow each other along z",
+            hint="write each volume to a file of its own and give one of those",
+        )
+    if per_volume < 1 or sections % per_volume != 0:
+        raise CorruptFile(
+            f"the header says that {sections} sections are a stack of volumes of {per_volume} sections each",
+            hint=_WRITE_AGAIN,
+        )
+    return sections // per_volume
 
 
 def _angles(raw: np.void) -> tuple[Vector3, tuple[HeaderWarning, ...]]:

@@ -15,7 +15,7 @@ from cryomamba_core.volumes import HeaderWarning, Volume
 
 
 class MrcReader(VolumeReader):
-    """Reads MRC modes 0, 1, 2, 6 and 12 in both byte orders and every axis order."""
+    """Reads MRC modes 0, 1, 2, 6 and 12 in both byte orders and every axis order; a stack of volumes as channels."""
 
     name = "mrc"
     suffixes = (".mrc", ".map", ".rec", ".ccp4", ".mrcs", ".st")
@@ -44,6 +44,7 @@ class MrcReader(VolumeReader):
             offset=header.data_offset,
             stored_dtype=header.dtype,
             grid=grid,
+            channels=header.channels,
             warnings=(*header.warnings, *warnings),
             metadata={"mrc": header.to_metadata()},
         )

@@ -13,6 +13,7 @@ import numpy as np
 from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from cryomamba_backends.formats.channels import check_channels
 from cryomamba_backends.formats.lengths import ANGSTROM_PER_M, ANGSTROM_PER_MICROMETRE, ANGSTROM_PER_MM
 from cryomamba_backends.formats.sources import GZIP_MAGIC, check_claim, check_size, unpack_start
 from cryomamba_backends.formats.stored import Scaling
@@ -87,7 +88,9 @@ class NiftiHeader:
     compressed
         Whether the file is compressed by gzip.
     stored_shape
-        Slowest axis (k) first.
+        Slowest axis (k) first, of one channel.
+    channels
+        How many there are, one after the other.
     dtype
         Type of the stored numbers, in the file's byte order.
     data_offset
@@ -104,6 +107,7 @@ class NiftiHeader:
 
     compressed: bool
     stored_shape: Index3
+    channels: int
     dtype: np.dtype[Any]
     data_offset: int
     scaling: Scaling | None
@@ -115,7 +119,7 @@ class NiftiHeader:
     @property
     def data_end(self) -> int:
         """Where the voxels end, in (decompressed) bytes."""
-        return self.data_offset + math.prod(self.stored_shape) * self.dtype.itemsize
+        return self.data_offset + self.channels * math.prod(self.stored_shape) * self.dtype.itemsize
 
 
 def looks_like_nifti(first_bytes: bytes) -> bool:
@@ -155,24 +159,25 @@ def parse_header(first_bytes: bytes, size: int) -> NiftiHeader:
     if magic == _MAGIC[version][2]:
         raise UnsupportedFile("the voxels are in a second file", hint="convert it to a single .nii file")
     fields = {name: struct.unpack_from(order + code, start, at) for name, (at, code) in _FIELDS[version].items()}
-    stored_shape = _stored_shape(fields["dim"])
+    stored_shape, channels = _stored_shape(fields["dim"])
     dtype = _dtype(int(fields["datatype"][0]), int(fields["bitpix"][0]), order)
     matrix, offset = _affine(fields, exact=version == 2)
     header = NiftiHeader(
         compressed=compressed,
         stored_shape=stored_shape,
+        channels=channels,
         dtype=dtype,
         data_offset=_data_offset(fields["vox_offset"][0], header_size + 4),
         scaling=_scaling(*fields["scl"]),
         matrix=matrix,
         offset=offset,
         unit=UNITS.get(int(fields["units"][0]) & 7),
-        warnings=(),
+        warnings=check_channels(channels),
     )
     if compressed:
         check_claim(header.data_end, size, "gzip")
         return header
-    return evolve(header, warnings=check_size(header.data_end, size))
+    return evolve(header, warnings=(*header.warnings, *check_size(header.data_end, size)))
 
 
 def _unpacked(first_bytes: bytes) -> bytes:
@@ -194,7 +199,8 @@ def _magic(start: bytes) -> bytes | None:
     return None
 
 
-def _stored_shape(dim: tuple[int, ...]) -> Index3:
+def _stored_shape(dim: tuple[int, ...]) -> tuple[Index3, int]:
+    """Shape of one channel, slowest axis first, and their number: along the fourth axis or, as vectors, the fifth."""
     count = dim[0]
     if not 1 <= count <= 7:
         raise CorruptFile(f"the header claims {count} dimensions", hint=_WRITE_AGAIN)
@@ -203,13 +209,13 @@ def _stored_shape(dim: tuple[int, ...]) -> Index3:
         raise CorruptFile(
             f"the header says that the volume has {' × '.join(map(str, sizes))} voxels", hint=_WRITE_AGAIN
         )
-    if any(size > 1 for size in sizes[3:]):
+    i, j, k, times, components, *others = (*sizes, *(1,) * (7 - count))
+    if (times > 1 and components > 1) or max(others) > 1:
         raise UnsupportedFile(
-            f"the file holds {math.prod(sizes[3:])} volumes or channels",
-            hint="write each volume to a file of its own and give one of those",
+            f"the file holds {' × '.join(map(str, sizes[3:]))} volumes",
+            hint="write each volume, with its channels along the fourth axis, to a file of its own",
         )
-    i, j, k = (*sizes[:3], 1, 1)[:3]
-    return to_index((k, j, i))
+    return to_index((k, j, i)), int(times * components)
 
 
 def _dtype(code: int, bits: int, order: Literal["<", ">"]) -> np.dtype[Any]:

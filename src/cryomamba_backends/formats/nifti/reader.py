@@ -15,7 +15,7 @@ from cryomamba_core.volumes import Volume
 
 
 class NiftiReader(VolumeReader):
-    """Reads single-channel 3D volumes in one ``.nii`` or ``.nii.gz`` file.
+    """Reads 3D volumes, of one channel or several, in one ``.nii`` or ``.nii.gz`` file.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ class NiftiReader(VolumeReader):
             stored_dtype=header.dtype,
             grid=placement.grid,
             scaling=header.scaling,
+            channels=header.channels,
             warnings=(*header.warnings, *placement.warnings),
             metadata={"nifti": placement.frame.to_metadata()},
         )

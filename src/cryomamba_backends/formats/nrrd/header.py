@@ -14,6 +14,7 @@ import numpy as np
 from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from cryomamba_backends.formats.channels import check_channels
 from cryomamba_backends.formats.lengths import (
     ANGSTROM_PER_M,
     ANGSTROM_PER_MICROMETRE,
@@ -63,6 +64,18 @@ _UNITS = {
     "angstroms": 1.0,
 }
 _DOMAIN_KINDS = {"domain", "space", "???", "none"}
+#: Fields that say something of each axis.
+_PER_AXIS = (
+    "sizes",
+    "kinds",
+    "space directions",
+    "spacings",
+    "axis mins",
+    "axismins",
+    "centers",
+    "centerings",
+    "units",
+)
 #: Spaces whose x leads to the left, whose y leads to the posterior; signs (z, y, x) to right, anterior, superior.
 _MIRRORED = {
     "left-posterior-superior": (1, -1, -1),
@@ -73,6 +86,7 @@ _MIRRORED = {
 _MAGIC = re.compile(rb"NRRD000\d\r?\n")
 _END = re.compile(rb"\r?\n\r?\n")
 _ELSEWHERE = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_ENTRY = re.compile(r'"[^"]*"|\([^()]*\)|\S+')
 _WORD = re.compile(r'"([^"]*)"|(\S+)')
 _WRITE_AGAIN = "copy the file again from where it was written; if it is whole, write its header again"
 
@@ -84,7 +98,9 @@ class NrrdHeader:
     Attributes
     ----------
     stored_shape
-        Slowest axis first.
+        Slowest axis first, of one channel.
+    channels
+        How many there are, one after the other.
     dtype
         Type of the stored numbers, in the file's byte order.
     compression
@@ -102,6 +118,7 @@ class NrrdHeader:
     """
 
     stored_shape: Index3
+    channels: int
     dtype: np.dtype[Any]
     compression: Compression | None
     data_start: int
@@ -114,7 +131,7 @@ class NrrdHeader:
     @property
     def data_size(self) -> int:
         """Size of the data when decompressed, in bytes."""
-        return math.prod(self.stored_shape) * self.dtype.itemsize
+        return self.channels * math.prod(self.stored_shape) * self.dtype.itemsize
 
 
 def looks_like_nrrd(first_bytes: bytes) -> bool:
@@ -151,10 +168,12 @@ def parse_header(start: bytes, size: int) -> NrrdHeader:
         raise TruncatedFile("the file ends within its header", hint="copy the file again from where it was written")
     try:
         fields = _fields(start[: end.start()].decode("utf-8", "replace"))
+        channels, fields = _split_channels(fields)
         stored_shape = _stored_shape(fields)
         dtype = _dtype(fields)
         header = NrrdHeader(
             stored_shape=stored_shape,
+            channels=channels,
             dtype=dtype,
             compression=_compression(fields),
             data_start=end.end(),
@@ -162,6 +181,7 @@ def parse_header(start: bytes, size: int) -> NrrdHeader:
             offset=_offset(fields),
             unit=_unit(fields),
             mirrored=_MIRRORED.get(fields.get("space", "").lower(), (1, 1, 1)),
+            warnings=check_channels(channels),
         )
         skip = int(fields.get("byte skip", "0"))
     except ValueError as error:
@@ -183,7 +203,7 @@ def _with_data_found(header: NrrdHeader, skip: int, size: int) -> NrrdHeader:
     if skip < 0:
         raise CorruptFile(f"the header says to skip {skip} bytes", hint=_WRITE_AGAIN)
     warnings = check_size(header.data_start + skip + header.data_size, size)
-    return evolve(header, data_start=header.data_start + skip, warnings=warnings)
+    return evolve(header, data_start=header.data_start + skip, warnings=(*header.warnings, *warnings))
 
 
 def _refuse_elsewhere(start: bytes) -> None:
@@ -221,12 +241,50 @@ def _needed(fields: dict[str, str], name: str) -> str:
     return fields[name]
 
 
-def _stored_shape(fields: dict[str, str]) -> Index3:
+def _split_channels(fields: dict[str, str]) -> tuple[int, dict[str, str]]:
+    """The number of channels, and the fields as they would be of one channel alone."""
     dimension = int(_needed(fields, "dimension"))
-    if dimension != 3:
+    if dimension == 3:
+        return 1, fields
+    if dimension != 4:
         raise UnsupportedFile(
-            f"the array has {dimension} dimensions, not 3", hint="write a single channel of a 3D volume"
+            f"the array has {dimension} dimensions, not 3 or, with channels, 4",
+            hint="write a 3D volume, or one with its channels along a fourth, slowest axis",
         )
+    entries = {name: _ENTRY.findall(fields[name]) for name in _PER_AXIS if name in fields}
+    for name, of_axes in entries.items():
+        if len(of_axes) != 4:
+            raise CorruptFile(f"the header's {name} are {len(of_axes)}, its axes 4", hint=_WRITE_AGAIN)
+    _needed(fields, "sizes")
+    _refuse_other_axes(entries)
+    count = int(entries["sizes"][3])
+    if count < 1:
+        raise CorruptFile(f"the header claims {count} channels", hint=_WRITE_AGAIN)
+    return count, {**fields, **{name: " ".join(of_axes[:3]) for name, of_axes in entries.items()}}
+
+
+def _refuse_other_axes(entries: dict[str, list[str]]) -> None:
+    """Refuse four axes of which the last does not count channels, by whatever the header says of them."""
+    kinds = [kind.lower() for kind in entries.get("kinds", ())]
+    signs = {
+        "kinds": [kind not in _DOMAIN_KINDS for kind in kinds],
+        "space directions": [direction.lower() == "none" for direction in entries.get("space directions", ())],
+        "spacings": [math.isnan(float(spacing)) for spacing in entries.get("spacings", ())],
+    }
+    if any(any(sign[:3]) for sign in signs.values()):
+        raise UnsupportedFile(
+            "the channels of a voxel lie next to each other in the file (the channel axis is not the last)",
+            hint="write the channels one after the other: the channel axis last, as the slowest",
+        )
+    has_place = signs["space directions"] and not signs["space directions"][3]
+    if has_place or (kinds and kinds[3] in {"domain", "space", "time"}):
+        raise UnsupportedFile(
+            "the fourth axis of the array is one of space or time, not of channels",
+            hint="write a 3D volume; if the axis counts channels, let its kind be 'list' and its direction 'none'",
+        )
+
+
+def _stored_shape(fields: dict[str, str]) -> Index3:
     sizes = [int(part) for part in _needed(fields, "sizes").split()]
     if len(sizes) != 3 or min(sizes) < 1:
         raise CorruptFile(f"the header's sizes {fields['sizes'][:60]!r} are not those of a volume", hint=_WRITE_AGAIN)

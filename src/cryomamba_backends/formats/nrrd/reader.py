@@ -15,7 +15,7 @@ from cryomamba_core.volumes import Volume
 
 
 class NrrdReader(VolumeReader):
-    """Reads single-channel 3D volumes with an attached header, raw or compressed by gzip or bzip2.
+    """Reads 3D volumes, of one channel or several, with an attached header, raw or compressed by gzip or bzip2.
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ class NrrdReader(VolumeReader):
             offset=offset,
             stored_dtype=header.dtype,
             grid=placement.grid,
+            channels=header.channels,
             warnings=(*header.warnings, *placement.warnings),
             metadata={"nrrd": placement.frame.to_metadata()},
         )
