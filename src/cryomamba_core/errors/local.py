@@ -116,7 +116,7 @@ class TruncatedFile(InputError):
 
 
 class UnsupportedFile(InputError):
-    """The file is valid, but not a single-channel real 3D volume on an orthogonal grid."""
+    """The file is valid, but not a real 3D volume on an orthogonal grid."""
 
     code = "input/unsupported-file"
 

@@ -196,11 +196,13 @@ def cascaded(plans, *, axes=(0, 1, 2)):
 def cascade(fresh_model):
     """Both folders of a cascade, the first one's and the second one's."""
 
-    def make(*, plans=cascaded, channels=3, **others):
+    def make(*, plans=cascaded, inputs=1, labels=2, **others):
         named = {name: f"Trainer__Plans__{name}" for name in ("3d_lowres", "3d_cascade_fullres")}
-        first = fresh_model("3d_lowres", plans=plans, folder=named["3d_lowres"], background=1.0, **others)
+        first = fresh_model(
+            "3d_lowres", plans=plans, folder=named["3d_lowres"], channels=inputs, background=1.0, **others
+        )
         name = "3d_cascade_fullres"
-        return first, fresh_model(name, plans=plans, folder=named[name], channels=channels, **others)
+        return first, fresh_model(name, plans=plans, folder=named[name], channels=inputs + labels, **others)
 
     return make
 
@@ -210,13 +212,27 @@ def regions(dataset):
     dataset["regions_class_order"] = [1, 2, 3]
 
 
+def two_channels(dataset):
+    dataset["channel_names"] = {"0": "raw", "1": "denoised"}
+
+
+def cascaded_over_two(plans):
+    cascaded(plans, axes=(1, 0, 2))
+    plans["configurations"]["3d_fullres"].update(
+        normalization_schemes=["ZScoreNormalization", "RescaleTo01Normalization"], use_mask_for_norm=[False, False]
+    )
+    known = plans["foreground_intensity_properties_per_channel"]
+    known["1"] = known["0"]
+
+
 CASCADES = {
     "finer": ((10.0, 10.0, 10.0), {}),
     "as it is": ((8.0, 8.0, 8.0), {}),
     "half": ((4.0, 4.0, 4.0), {}),
     "turned": ((10.0, 11.0, 9.0), {"plans": lambda plans: cascaded(plans, axes=(1, 0, 2))}),
     "long": ((27.0, 9.0, 8.0), {}),
-    "regions": ((10.0, 10.0, 10.0), {"dataset": regions, "channels": 4}),
+    "regions": ((10.0, 10.0, 10.0), {"dataset": regions, "labels": 3}),
+    "channels": ((10.0, 11.0, 9.0), {"dataset": two_channels, "plans": cascaded_over_two, "inputs": 2}),
 }
 
 
@@ -228,6 +244,8 @@ def test_a_cascade_is_that_of_stock(size, others, runner, cascade, answer_of, st
     array = noise({27.0: (7, 26, 22), 4.0: (36, 40, 34)}.get(size[0], (20, 30, 26)))
     array[:, 7:, 6:17] = 0
     array = np.pad(array, ((2, 1), (0, 3), (4, 0)))
+    if others.get("inputs") == 2:
+        array = np.stack([array, noise(array.shape, seed=5)])
     before = stock_labels(first, array, mirroring=False, spacing=size)
     expected = stock_labels(second, array, mirroring=False, spacing=size, previous=before)
     assert len(np.unique(before)) > 1
