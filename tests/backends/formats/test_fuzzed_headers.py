@@ -56,13 +56,16 @@ LINES = [
 
 
 def examples(folder):
-    """Suffix → bytes of a good file."""
+    """Name → bytes of a good file; those called "channels" hold two."""
     voxels = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
     with mrcfile.new(folder / "a.mrc") as mrc:
         mrc.set_data(voxels)
         mrc.voxel_size = 10.0
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1e-6, 1e-6, 1e-6, 1.0])), folder / "a.nii")
     nifti = (folder / "a.nii").read_bytes()
+    both = np.stack([voxels, voxels + 1])
+    mrcfile.write(folder / "both.mrc", both, voxel_size=10.0)
+    nibabel.save(nibabel.Nifti1Image(both.T, np.diag([1e-6, 1e-6, 1e-6, 1.0])), folder / "both.nii")
     head = (
         "NRRD0004\ntype: int16\ndimension: 3\nsizes: 4 5 6\nencoding: raw\nendian: little\n"
         "space: left-posterior-superior\nspace directions: (1e-6,0,0) (0,1e-6,0) (0,0,1e-6)\nspace origin: (0,0,0)\n\n"
@@ -72,6 +75,13 @@ def examples(folder):
         ".nii": nifti,
         ".nii.gz": gzip.compress(nifti, mtime=0),
         ".nrrd": head.encode() + voxels.tobytes(),
+        "channels.mrc": (folder / "both.mrc").read_bytes(),
+        "channels.nii": (folder / "both.nii").read_bytes(),
+        "channels.nrrd": head.replace("dimension: 3", "dimension: 4")
+        .replace("sizes: 4 5 6", "sizes: 4 5 6 2")
+        .replace("(0,0,1e-6)\n", "(0,0,1e-6) none\n")
+        .encode()
+        + both.tobytes(),
     }
 
 
@@ -111,14 +121,15 @@ def read_all(reader, path, data):
     with suppress(InputError, StorageError):
         reader.validate(data[:FIRST_BYTES], len(data))
         with reader.open(path) as volume:
-            for region in volume.grid.whole.slabs(2):
-                read += volume.read(region).nbytes
+            for channel in volume.channels:
+                for region in channel.grid.whole.slabs(2):
+                    read += channel.read(region).nbytes
     return read
 
 
-def fuzz(suffix, folder):
-    """Read damaged files of a format, once memory is limited."""
-    good = examples(folder)[suffix]
+def fuzz(name, folder):
+    """Read damaged files of a kind, once memory is limited."""
+    good, suffix = examples(folder)[name], name[name.index(".") :]
     reader = {".mrc": MrcReader, ".nrrd": NrrdReader}.get(suffix, NiftiReader)()
     path = folder / f"damaged{suffix}"
     assert read_all(reader, path, good) > 0  # and everything is imported
@@ -143,9 +154,9 @@ def fuzz(suffix, folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory cannot be limited here")
-@pytest.mark.parametrize("suffix", [".mrc", ".nii", ".nii.gz", ".nrrd"])
-def test_a_damaged_file_is_read_or_refused_in_little_memory(suffix, tmp_path):
-    command = [sys.executable, __file__, suffix, str(tmp_path)]
+@pytest.mark.parametrize("name", [".mrc", ".nii", ".nii.gz", ".nrrd", "channels.mrc", "channels.nii", "channels.nrrd"])
+def test_a_damaged_file_is_read_or_refused_in_little_memory(name, tmp_path):
+    command = [sys.executable, __file__, name, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     refused, read = map(int, done.stdout.split())
