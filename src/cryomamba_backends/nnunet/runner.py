@@ -141,6 +141,19 @@ class NNUNetRunner(ModelRunner):
             precision = "fixed" if kept_or_asked(answer, bytes_convolve) else "single"
         return evolve(params, precision=precision)
 
+    def check_volume(self, model: ModelInfo, volume: Volume) -> None:
+        """Refuse a volume that has not as many channels as the model takes."""
+        installed = self._find(model)
+        held, taken = len(volume.channels), len(installed.recipe().inputs)
+        if held == taken:
+            return
+        names = f" ({', '.join(installed.record.channels)})" if taken > 1 else ""
+        stack = "put them in this order into one file: a stack of volumes in MRC, a fourth axis in NIfTI and NRRD"
+        raise UnusableVolume(
+            f"the model takes {taken} channel{'s' * (taken > 1)}{names}, the volume has {held}",
+            hint=stack if taken > 1 else "write the channel that the model was trained on into a file of its own",
+        )
+
     def companions(self, model: ModelInfo, params: Any) -> Sequence[Companion]:
         """How uncertain each label is, if that is asked for."""
         if params.uncertainty == "none":
@@ -161,7 +174,7 @@ class NNUNetRunner(ModelRunner):
     def _segment(self, volume: Volume, params: NNUNetParams, context: RunContext) -> Iterator[LabelBlock]:
         installed = self._find(context.model)
         grid = volume.grid
-        _check_channels(installed, volume)
+        self.check_volume(context.model, volume)
         for note in _notes(self._stages(installed, grid, grid.shape, params, context.device), params):
             context.note(note)
         _set_threads(self._settings.threads)
@@ -420,18 +433,6 @@ class _Blocks:
         start, stop = [0, 0, 0], list(self._shape)
         start[self._axis], stop[self._axis] = first, last
         return evolve(Region.of_shape(self._shape), start=start, stop=stop)
-
-
-def _check_channels(installed: InstalledModel, volume: Volume) -> None:
-    held, taken = len(volume.channels), len(installed.recipe().inputs)
-    if held == taken:
-        return
-    names = f" ({', '.join(installed.record.channels)})" if taken > 1 else ""
-    stack = "put them in this order into one file: a stack of volumes in MRC, a fourth axis in NIfTI and NRRD"
-    raise UnusableVolume(
-        f"the model takes {taken} channel{'s' * (taken > 1)}{names}, the volume has {held}",
-        hint=stack if taken > 1 else "write the channel that the model was trained on into a file of its own",
-    )
 
 
 def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[FoldRecord, ...]:

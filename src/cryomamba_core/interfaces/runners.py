@@ -223,6 +223,18 @@ class ModelRunner(ABC):
             If the run is bound to be refused: UnsupportedModel, InvalidParameter, OutOfMemory.
         """
 
+    def check_volume(self, model: ModelInfo, volume: Volume) -> None:  # noqa: B027  # an optional method
+        """Refuse a volume that a model cannot take, such as one of other channels, before its job is accepted.
+
+        Nothing but what the header says is to be asked of it: no voxel is read. A runner takes any volume unless it has
+        this method; of one with several channels it is given the first, and may ask for the others.
+
+        Raises
+        ------
+        UnusableVolume
+            If it cannot; with a hint.
+        """
+
     def sweep_axis(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> int:
         """Along which axis of the volume blocks come in ascending order: 0 for Z, 1 for Y, 2 for X.
 

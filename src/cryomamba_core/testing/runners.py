@@ -149,6 +149,11 @@ class RunnerConformance(ABC):
         assert plan.seconds is None or plan.seconds > 0
         assert runner.plan(model, volume.grid, params, "cpu") == plan
 
+    def test_a_volume_is_accepted_unread(self, runner: ModelRunner, model: ModelInfo, volume: Volume) -> None:
+        unread = ArrayVolume(self.make_volume(self.shape), grid=volume.grid)
+        runner.check_volume(model, unread)
+        assert not unread.reads
+
     def test_final_blocks_cover_each_voxel_once_with_labels_of_the_model(
         self, runner: ModelRunner, model: ModelInfo, volume: Volume, params: Any
     ) -> None:

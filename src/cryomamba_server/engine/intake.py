@@ -118,6 +118,7 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Roo
     beside = companion_artifacts(companions, [host.exporter_for(name) for name in artifacts])
     reader = host.reader_for(source.path)
     with reader.open(source.path, voxel_size=config.voxel_size) as volume:
+        runner.check_volume(model, volume)
         grid = volume.grid
     shards = at_once = 1
     if config.shards > 1:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import mrcfile
 import numpy as np
 import pytest
 
@@ -132,6 +137,23 @@ def test_a_volume_of_several_channels_is_refused_by_a_model_of_one(runner, tiny_
     volume = ArrayVolume(pair())
     with pytest.raises(UnusableVolume, match="takes 1 channel, the volume has 2"):
         list(runner.segment(volume, NNUNetParams(), RecordingContext(model, volume)))
+
+
+@pytest.mark.parametrize("option", ["--plan", "--json"])
+def test_the_command_refuses_a_file_of_other_channels_before_there_is_a_job(option, pair, tmp_path):
+    mrcfile.write(tmp_path / "both.mrc", pair(), voxel_size=10.0)
+    command = [sys.executable, "-m", "cryomamba_core", "segment", "both.mrc", "--model", "cryomamba-demo", option]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "CRYOMAMBA_DATA_DIR": "data"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3  # bad input
+    assert "input/unusable-volume" in done.stdout + done.stderr
+    assert not list((tmp_path / "data" / "jobs").glob("*"))
 
 
 def test_a_plan_counts_the_channels(runner, two_channels, tiny_tomo_model, edited_model):
