@@ -272,9 +272,9 @@ def _inputs(plans: dict[str, Any], chosen: dict[str, Any], names: Sequence[str])
     schemes, masked = chosen.get("normalization_schemes"), chosen.get("use_mask_for_norm")
     if not isinstance(schemes, list) or len(schemes) != len(names):
         raise UnusableModel(f"plans.json has the normalisation {schemes!r} for the channels {', '.join(names)}")
-    if masked is None or masked == [None]:
-        masked = [False] * len(names)
-    if not isinstance(masked, list) or len(masked) != len(names) or not all(type(flag) is bool for flag in masked):
+    if masked is None:
+        masked = [None] * len(names)
+    if not isinstance(masked, list) or len(masked) != len(names) or not {*map(type, masked)} <= {bool, type(None)}:
         raise UnusableModel(f"plans.json has use_mask_for_norm {masked!r} for the channels {', '.join(names)}")
     for number, (scheme, flag) in enumerate(zip(map(str, schemes), masked, strict=True)):
         if scheme not in SCHEMES:
@@ -284,7 +284,7 @@ def _inputs(plans: dict[str, Any], chosen: dict[str, Any], names: Sequence[str])
         yield ChannelRecipe(
             scheme=scheme,
             intensity=_intensity(plans, number) if scheme == "CTNormalization" else None,
-            masked=scheme == "ZScoreNormalization" and flag,
+            masked=scheme == "ZScoreNormalization" and flag is True,
         )
 
 
@@ -328,7 +328,7 @@ def _intensity(plans: dict[str, Any], channel: int) -> IntensityProperties:
     known = every.get(str(channel)) if isinstance(every, dict) else None
     names = ("mean", "std", "percentile_00_5", "percentile_99_5")
     if not isinstance(known, dict) or not all(type(known.get(name)) in (int, float) for name in names):
-        raise UnusableModel("plans.json has no intensity properties for the CT normalisation")
+        raise UnusableModel(f"plans.json has no intensity properties for the CT normalisation of channel {channel}")
     return IntensityProperties(**{name: float(known[name]) for name in names})
 
 

@@ -96,6 +96,12 @@ def test_labels_are_those_of_stock(case, mirroring, runner, two_channels, pair, 
     np.testing.assert_array_equal(answer.labels, expected)
 
 
+@pytest.mark.parametrize("masked", [(None, None), (None, False)])
+def test_channels_that_are_not_said_to_be_masked_are_not(masked, runner, two_channels):
+    plain = runner.install(two_channels("plain"), name="plain")
+    assert runner.install(two_channels("unsaid", masked=masked), name="unsaid").digest == plain.digest
+
+
 def test_fast_labels_are_those_of_stock_but_for_near_ties(runner, two_channels, pair, answer_of, stock_labels):
     folder = two_channels()
     array = pair((40, 60, 52), border=None)
@@ -175,6 +181,7 @@ def test_a_plan_counts_the_channels(runner, two_channels, tiny_tomo_model, edite
         ({"normalization_schemes": ["ZScoreNormalization"]}, named("a", "b"), UnusableModel),
         ({"use_mask_for_norm": [True, False]}, named("a"), UnusableModel),
         ({"use_mask_for_norm": [1]}, named("a"), UnusableModel),
+        ({"normalization_schemes": ["CTNormalization"] * 2}, named("a", "b"), UnusableModel),
         ({}, lambda dataset: dataset.update(channel_names={"1": "a"}), UnusableModel),
         ({"normalization_schemes": ["NoNormalization"] * 65}, named(*map(str, range(65))), UnsupportedModel),
     ],
