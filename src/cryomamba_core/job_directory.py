@@ -14,6 +14,7 @@
     worker.json        which process is the worker, where another process could not tell
     left               its presence says that the worker has left the job, though its process may be there
     source/            a link to the tomogram that the worker has opened, if that lies in a shared folder
+    lasting/           the runner's own, from which its next attempt goes on
     artifacts/         what the exporters wrote; manifest.json last
     shards/0, 1, …     directories of the workers that share a volume, with all of the above but labels and artifacts
     params.json        the runner's parameters as the first attempt settled them
@@ -211,6 +212,7 @@ class JobDirectory:
         self._handle = path / "worker.json"
         self._result = path / "result.json"
         self._shards = path / "shards"
+        self._lasting = path / "lasting"
         self._settled = path / "params.json"
         self._left = path / "left"
 
@@ -309,19 +311,25 @@ class JobDirectory:
         return self.path / f"{name}.raw"
 
     def clear_labels(self) -> None:
-        """Remove labels, companions and checkpoints: nobody will go on from them.
+        """Remove labels, companions, checkpoints and what lasts: nobody will go on from them.
 
         At no moment does a checkpoint, or a shard that is done, speak of labels that are gone.
         """
         if not self.path.exists():
             return
         self._checkpoint.unlink(missing_ok=True)
-        if self._shards.exists():
-            shutil.rmtree(self._shards)
+        for folder in (self._shards, self._lasting):
+            if folder.exists():
+                shutil.rmtree(folder)
         self._settled.unlink(missing_ok=True)
         sync_folder(self.path)
         for volume in self.path.glob("*.raw"):
             volume.unlink(missing_ok=True)
+
+    def made_lasting(self) -> Path:
+        """The folder of what a runner leaves for its next attempt."""
+        self._lasting.mkdir(exist_ok=True)
+        return self._lasting
 
     def shard(self, number: int) -> JobDirectory:
         """The directory of a shard's worker."""

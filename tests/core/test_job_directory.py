@@ -101,6 +101,7 @@ def test_a_heart_that_beats_is_not_silent(directory):
 @pytest.mark.parametrize("fails", ["shutil.rmtree", "pathlib.Path.glob"])
 def test_no_checkpoint_speaks_of_labels_that_are_gone_wherever_their_removal_ends(directory, monkeypatch, fails):
     directory.open_labels(GRID, np.dtype(np.uint8), create=True).close()
+    (directory.made_lasting() / "of a runner").touch()
     shard = directory.shard(1)
     shard.begin_attempt(SPEC)
     for each in (directory, shard):
@@ -114,6 +115,7 @@ def test_no_checkpoint_speaks_of_labels_that_are_gone_wherever_their_removal_end
     assert shard.path.exists() == fails.startswith("shutil")
     directory.clear_labels()
     assert not directory.labels_path.exists()
+    assert not (directory.path / "lasting").exists()
 
 
 @pytest.mark.parametrize(("name", "read"), [("checkpoint", "checkpoint"), ("params", "settled")])

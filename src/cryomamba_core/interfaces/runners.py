@@ -47,6 +47,10 @@ class RunContext(ABC):
         for all of the volume's. `final_rows` is then not below the first of them.
     scratch
         A folder for files without a name that hold what memory does not; None if there is none.
+    lasting
+        A folder for files that another attempt at the same work goes on from; None if there is none.
+    source
+        SHA-256 (hex) of the file that the volume is read from; empty if there is none.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class RunContext(ABC):
         previewed: bool = True,
         shard: tuple[int, int] | None = None,
         scratch: Path | None = None,
+        lasting: Path | None = None,
+        source: str = "",
     ) -> None:
         self._model = model
         self._device = device
@@ -67,6 +73,8 @@ class RunContext(ABC):
         self._previewed = previewed
         self._shard = shard
         self._scratch = scratch
+        self._lasting = lasting
+        self._source = source
 
     @property
     def model(self) -> ModelInfo:
@@ -100,6 +108,21 @@ class RunContext(ABC):
         Give them no name, as `tempfile.TemporaryFile` does: then they are gone with the process.
         """
         return self._scratch
+
+    @property
+    def lasting(self) -> Path | None:
+        """A folder for files that another attempt at the same work goes on from; None if there is none.
+
+        It is there, and empty before the first attempt. The framework removes it when the labels are exported, and
+        wherever a job begins anew. Nothing but a runner looks at what is in it: whether it is whole, and whether it was
+        made of the same `source` with the same parameters, is for the runner to know.
+        """
+        return self._lasting
+
+    @property
+    def source(self) -> str:
+        """SHA-256 (hex) of the file that the volume is read from; empty if there is none."""
+        return self._source
 
     def rows(self, extent: int) -> range:
         """Rows along the runner's `ModelRunner.sweep_axis`, of `extent` in all, that are asked for.

@@ -30,6 +30,10 @@ class RecordingContext(RunContext):
         The rows, first and behind the last, that alone are asked for; None for all.
     scratch
         A folder for what memory does not hold; None for none.
+    lasting
+        A folder for what another attempt goes on from; None for none.
+    source
+        SHA-256 (hex) of the volume's file.
     cancel_at
         Number of the checkpoint, counted from 1, that cancels; None for none.
 
@@ -54,6 +58,8 @@ class RecordingContext(RunContext):
         previewed: bool = True,
         shard: tuple[int, int] | None = None,
         scratch: Path | None = None,
+        lasting: Path | None = None,
+        source: str = "",
         cancel_at: int | None = None,
     ) -> None:
         if intensity is None:
@@ -68,6 +74,8 @@ class RecordingContext(RunContext):
             previewed=previewed,
             shard=shard,
             scratch=scratch,
+            lasting=lasting,
+            source=source,
         )
         self._cancel_at = cancel_at
         self.checkpoints: int = 0

@@ -64,6 +64,8 @@ class WorkerContext(RunContext):
         sharded: bool = False,
         previewed: bool,
         scratch: Path,
+        lasting: Path,
+        source: str,
         orders: StopOrders,
         log: EventLog,
         kept: Kept | None = None,
@@ -76,6 +78,8 @@ class WorkerContext(RunContext):
             previewed=previewed,
             shard=(taker.rows.start, taker.rows.stop) if sharded else None,
             scratch=scratch,
+            lasting=lasting,
+            source=source,
         )
         self._taker = taker
         self._orders = orders

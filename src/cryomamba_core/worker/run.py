@@ -233,6 +233,8 @@ class JobRun:
             sharded=shard is not None,
             previewed=self._spec.config.preview.max_voxels > 0,
             scratch=self._directory.path,
+            lasting=self._directory.made_lasting(),
+            source=source,
             orders=self._orders,
             log=self._log,
             kept=self._lasting,
