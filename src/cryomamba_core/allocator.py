@@ -18,6 +18,13 @@ NEVER = -1
 #: and of what is free at the end of all others twice that is kept.
 USUAL = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
 
+#: Bytes in what glibc cuts off pieces that begin at multiples of 64, as PyTorch's do; and of each of these sizes, how
+#: many a thread keeps.
+CUT_OFF, KEPT_BY_THREADS = range(24, 105, 16), 7
+
+#: Before it looks for room for so many bytes, glibc joins small pieces that no thread keeps with what is beside them.
+JOINS = 64 << 10
+
 
 def can_keep_freed() -> bool:
     """Whether `keep_freed` does anything with this C library."""
@@ -83,6 +90,24 @@ def return_freed() -> None:
         trim(0)
 
 
+def join_freed() -> None:
+    """Have small pieces that the calling thread freed join what is free beside them, where the C library is glibc.
+
+    Of every aligned piece, and PyTorch's are, glibc cuts small ones off, and each thread keeps some of a size for
+    itself: between large pieces that are free, one that fits both is then not found, and as chance has it the process
+    grows by up to a half. The pieces that a thread keeps are here replaced by ones that lie wherever there was room.
+    """
+    heap = _heap()
+    if heap is None:
+        return
+    allocate, free = heap
+    kept = [allocate(size) for size in CUT_OFF for _ in range(KEPT_BY_THREADS)]
+    free(allocate(JOINS))
+    others = [allocate(size) for size in CUT_OFF for _ in range(KEPT_BY_THREADS)]
+    for piece in (*others, *kept):  # the first are those that the thread keeps from now on
+        free(piece)
+
+
 def _set(options: Mapping[int, int]) -> None:
     """Set options of ``mallopt``, where the C library is glibc."""
     set_one = _options()
@@ -115,3 +140,15 @@ def _options() -> Callable[[int, int], int] | None:
     options.argtypes, options.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     found: Callable[[int, int], int] = options
     return found
+
+
+@lru_cache(maxsize=1)
+def _heap() -> tuple[Callable[[int], int], Callable[[int], None]] | None:
+    """``malloc`` and ``free`` of glibc; None where there is another C library."""
+    if _trim() is None:
+        return None
+    library = ctypes.PyDLL(None)  # unlike CDLL it keeps Python's lock, which here would take longer than the calls
+    allocate, free = library.malloc, library.free
+    allocate.argtypes, allocate.restype = (ctypes.c_size_t,), ctypes.c_void_p
+    free.argtypes, free.restype = (ctypes.c_void_p,), None
+    return allocate, free

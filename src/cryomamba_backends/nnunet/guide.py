@@ -1,8 +1,8 @@
 """What the second network of a cascade is told: the labels of the first, one channel each, at its own voxel size.
 
 As stock nnU-Net has it with batchgenerators from 0.25.5 on: where labels are resampled, each is interpolated linearly
-and the highest wins; of several as high it is that of the nearest voxel, if it is among them. Zeros around what the
-volume shows are no background then, but a label of their own.
+and the highest wins; of several as high it is that of the nearest voxel, if it is among them. Where PyTorch resamples
+them it is the lowest. Zeros around what the volume shows are no background then, but a label of their own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class GuideRows:
 
     def __init__(self, labels: LabelPieces, change: GridChange, values: Sequence[int]) -> None:
         self._labels, self._change, self._values = labels, change, tuple(values)
-        self._centres = [change.to_target(axis) for axis in range(3)]
+        self._centres = [change.labels_to_target(axis) for axis in range(3)]
+        self._by_torch = change.labels_by_torch
         self._pieces: Iterator[tuple[int, NDArray[np.integer]]] | None = None
         self._held = np.empty((0, *change.source[1:]), np.int32)
         self._start = 0
@@ -57,6 +58,9 @@ class GuideRows:
         return np.stack([resampled == value for value in self._values]).astype(np.float32)
 
     def _resampled(self, first: int, stop: int) -> NDArray[np.int32]:
+        if self._by_torch is not None:
+            slab = self._rows(int(self._by_torch.lower[first]), int(self._by_torch.upper[stop - 1]) + 1)
+            return self._by_torch.labels(slab, range(first, stop))
         rows = self._centres[0][first:stop]
         last = self._change.source[0] - 1
         low, high = (int(np.clip(np.floor(row), 0, last)) for row in (rows[0], rows[-1]))

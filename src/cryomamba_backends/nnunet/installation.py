@@ -23,27 +23,30 @@ from cryomamba_backends.nnunet.installed import (
     ModelRecord,
 )
 from cryomamba_backends.nnunet.network import build_network, fill_network, unique_weights
-from cryomamba_backends.nnunet.plans import ModelRecipe, channel_names, parse_recipe
+from cryomamba_backends.nnunet.plans import SCHEMES, BuiltNetworkRecipe, ModelRecipe, channel_names, parse_recipe
 from cryomamba_backends.nnunet.spacing import SpacingUnit, guess_unit, in_angstrom, spacing_unit
+from cryomamba_backends.nnunet.supplied import NETWORKS, NORMALISATIONS, find_supplied
 from cryomamba_backends.nnunet.trained_folder import (
     TrainedFolder,
-    check_trainer,
+    check_checkpoint,
     open_trained_folder,
     previous_stage_of,
 )
+from cryomamba_backends.nnunet.trainers import check_trainer, supplied_network, with_network
+from cryomamba_backends.nnunet.working import working_bytes
 from cryomamba_core.durable import PARTIAL, sha256_of, sync_file, sync_folder
 from cryomamba_core.errors import InvalidParameter, ModelExists, UnusableModel
 from cryomamba_core.wire import dump_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
 
 #: What of a dataset.json is kept; the rest may name patients, paths and files.
 DATASET_KEYS = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
 
-OPTIONS = frozenset({"spacing_unit", "accept_trainer", "description", "licence", "citation"})
+OPTIONS = frozenset({"spacing_unit", "accept_trainer", "checkpoint", "description", "licence", "citation"})
 
 
 @frozen(kw_only=True)
@@ -56,12 +59,15 @@ class InstallOptions:
         What the plans' spacing is measured in; None to guess.
     accept_trainer
         Name of a trainer that is not known, but changes nothing but the training.
+    checkpoint
+        Name of the file to take of each fold, of both stages of a cascade; None for the best one that there is.
     description, licence, citation
         For people; None to take what ``dataset.json`` has.
     """
 
     spacing_unit: SpacingUnit | None = None
     accept_trainer: str | None = None
+    checkpoint: str | None = None
     description: str | None = None
     licence: str | None = None
     citation: str | None = None
@@ -75,6 +81,8 @@ def parse_options(options: Mapping[str, str]) -> InstallOptions:
     texts: dict[str, Any] = dict(options)
     if "spacing_unit" in texts:
         texts["spacing_unit"] = spacing_unit(texts["spacing_unit"])
+    if "checkpoint" in texts:
+        check_checkpoint(texts["checkpoint"])
     return InstallOptions(**texts)
 
 
@@ -119,14 +127,18 @@ def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
     ------
     ModelError
         UnusableModel, HostileModel or UnsupportedModel.
+    PluginError
+        If what builds its network is missing, or fails.
     """
-    return _prepared(open_trained_folder(folder), options)
+    return _prepared(open_trained_folder(folder, checkpoint=options.checkpoint), options)
 
 
 def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     checkpoints = {fold: read_checkpoint(path) for fold, path in source.checkpoints.items()}
     first = next(iter(checkpoints.values()))
-    recipe = parse_recipe(source.plans, source.dataset, first.configuration)
+    plans = parse_recipe(source.plans, source.dataset, first.configuration)
+    supplied = supplied_network(plans.network, trainer=first.trainer, accepted=options.accept_trainer)
+    recipe = with_network(plans, trainer=first.trainer, supplied=supplied)
     weights = {}
     for fold, checkpoint in checkpoints.items():
         check_trainer(checkpoint.trainer, options.accept_trainer)
@@ -150,12 +162,14 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         folds=(),
         labels=recipe.labels.labels,
         previous=previous.record.digest if previous else "",
+        supplied=supplied,
+        working_bytes=_working_bytes(recipe),
         channels=channel_names(source.dataset),
         description=_text(options.description, source.dataset, "description"),
         licence=_text(options.licence, source.dataset, "licence", "license"),
         citation=_text(options.citation, source.dataset, "citation", "reference"),
         created_from=source.folder.name,
-        notes=(*source.notes, *((guess.note,) if guess else ())),
+        notes=(*source.notes, *((guess.note,) if guess else ()), *_suppliers(recipe, supplied)),
     )
     return PreparedModel(
         source=source, recipe=recipe, checkpoint=first, weights=weights, record=record, previous=previous
@@ -251,10 +265,19 @@ def _mirroring_axes(checkpoint: Checkpoint, recipe: ModelRecipe) -> tuple[int, .
     return axes
 
 
+def _suppliers(recipe: ModelRecipe, network: str) -> Iterator[str]:
+    """Which packages supply what the model needs, one sentence each."""
+    if network:
+        yield f"its network is built by {find_supplied(NETWORKS, network).package}"
+    for scheme in dict.fromkeys(channel.scheme for channel in recipe.inputs):
+        if scheme not in SCHEMES:
+            yield f"{scheme} is of {find_supplied(NORMALISATIONS, scheme).package}"
+
+
 def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: InstallOptions) -> PreparedModel | None:
     if recipe.previous_stage is None:
         return None
-    previous = _prepared(previous_stage_of(source, recipe.previous_stage), options)
+    previous = _prepared(previous_stage_of(source, recipe.previous_stage, checkpoint=options.checkpoint), options)
     same = (previous.recipe.transpose, previous.recipe.labels) == (recipe.transpose, recipe.labels)
     if not same or previous.recipe.planar or previous.recipe.previous_stage:
         raise UnusableModel(
@@ -262,6 +285,13 @@ def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: Install
             hint="both must be of one training",
         )
     return previous
+
+
+def _working_bytes(recipe: ModelRecipe) -> int:
+    if not isinstance(recipe.network, BuiltNetworkRecipe):
+        return 0
+    network = build_network(recipe.network, channels=recipe.channels, heads=recipe.labels.heads)
+    return working_bytes(network, (1, recipe.channels, *recipe.network.patch))
 
 
 def _text(given: str | None, dataset: dict[str, Any], *keys: str) -> str:

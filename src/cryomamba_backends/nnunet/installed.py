@@ -14,6 +14,7 @@ from attrs import evolve, field, frozen
 from cryomamba_backends.nnunet.network import build_network, fill_network, over_sections
 from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
 from cryomamba_backends.nnunet.spacing import SpacingUnit
+from cryomamba_backends.nnunet.trainers import with_network
 from cryomamba_core.durable import sha256_of
 from cryomamba_core.errors import CryoMambaError, UnusableModel
 from cryomamba_core.geometry import Index3, Vector3
@@ -93,6 +94,10 @@ class ModelRecord:
         What it segments.
     previous
         Digest of the model that a cascade begins with; empty for all others.
+    supplied
+        Name under which a plugin builds the network; empty where none is needed.
+    working_bytes
+        What a network that the plans do not describe holds while it works on a tile; 0 for all others.
     channels
         What the channels of a volume are to be, in their order; empty where that was not noted, and there is one.
     description, licence, citation
@@ -116,6 +121,8 @@ class ModelRecord:
     folds: tuple[FoldRecord, ...]
     labels: tuple[Label, ...]
     previous: str = ""
+    supplied: str = ""
+    working_bytes: int = 0
     channels: tuple[str, ...] = ()
     description: str = ""
     licence: str = ""
@@ -162,13 +169,14 @@ class InstalledModel:
         )
 
     def recipe(self) -> ModelRecipe:
-        """The plans, checked."""
+        """The plans, checked, with the network that the trainer made of them."""
         try:
             plans = json.loads((self.folder / PLANS).read_bytes())
             dataset = json.loads((self.folder / DATASET).read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from error
-        return parse_recipe(plans, dataset, self.record.configuration)
+        recipe = parse_recipe(plans, dataset, self.record.configuration)
+        return with_network(recipe, trainer=self.record.trainer, supplied=self.record.supplied)
 
     def previous_stage(self) -> InstalledModel | None:
         """The model that a cascade begins with.
@@ -192,6 +200,8 @@ class InstalledModel:
         ------
         UnusableModel
             If the weights are not those that were installed.
+        PluginError
+            If what builds the network is missing, or fails.
         """
         network = build_network(recipe.network, channels=recipe.channels, heads=recipe.labels.heads)
         from safetensors import SafetensorError

@@ -11,7 +11,7 @@ import numpy as np
 from attrs import frozen
 
 from cryomamba_backends.nnunet.course import Course
-from cryomamba_backends.nnunet.plans import ModelRecipe
+from cryomamba_backends.nnunet.plans import BuiltNetworkRecipe, ModelRecipe
 from cryomamba_backends.nnunet.statistics import SLAB_VOXELS
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.tiles import TileGrid
@@ -27,15 +27,18 @@ HALF, SINGLE = 2, 4
 #: What libraries load and compile when a network first runs: 45 MiB with torch 2.13 on x86.
 LIBRARIES = 45 << 20
 
-#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
-#: mode, whose sums are in half precision, and in fast mode; and besides where tiles are mirrored.
-EXACT_KEEPS, FAST_KEEPS, MIRRORED_KEEPS = 50 << 20, 20 << 20, 40 << 20
+#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike, mirrored
+#: or not: in exact mode, whose sums are in half precision, and in fast mode.
+EXACT_KEEPS, FAST_KEEPS = 36 << 20, 32 << 20
 
 #: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
 #: many sizes do not fit into each other's places: in exact mode, in fast mode with and without residual blocks, there
 #: where a decoder joins maps in single precision and where it has residual blocks, and on a GPU in half.
-EXACT_MAPS, PLAIN_MAPS, RESIDUAL_MAPS = (5.2, 3.2), (2.2, 0.9), (2.2, 1.6)
+EXACT_MAPS, PLAIN_MAPS, RESIDUAL_MAPS = (5.2, 2.9), (2.2, 0.9), (2.2, 1.6)
 JOINED_MAPS, RESIDUAL_DECODER_MAPS, GPU_MAPS = (5.0, 0.9), (6.0, 2.0), (1.5, 0.0)
+
+#: The same in exact mode where a decoder has residual blocks.
+EXACT_RESIDUAL_DECODER_MAPS = (6.7, 3.6)
 
 #: Smaller maps are kept in any case.
 LEAST_MAPPED = 32 << 20
@@ -101,7 +104,7 @@ def estimate_ram(
     weight_bytes: int,
     dtype: np.dtype[Any],
     way: Way,
-    mirrored: bool,
+    working: int,
 ) -> Need:
     """What a sweep needs of the host's memory.
 
@@ -115,8 +118,8 @@ def estimate_ram(
         Of the volume.
     way
         What the run does.
-    mirrored
-        Whether tiles are.
+    working
+        What a network of its own holds while it works on a tile, from `working_bytes`; 0 for those that plans describe.
     """
     place = way.place
     plane = math.prod(grid.padded[1:])
@@ -127,9 +130,9 @@ def estimate_ram(
     if course.device != "cpu":
         return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
     held = sums + window_bytes(recipe, grid) + folds * _kernel_bytes(recipe, course)
-    kept = (EXACT_KEEPS if course.exact else FAST_KEEPS) + (MIRRORED_KEEPS if mirrored else 0)
-    working = kept + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps))
-    return Need(lasting=weight_bytes + held, passing=max(statistics - held, working))
+    kept = EXACT_KEEPS if course.exact else FAST_KEEPS
+    passing = kept + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps, working=working))
+    return Need(lasting=weight_bytes + held, passing=max(statistics - held, passing))
 
 
 def estimate_vram(
@@ -141,12 +144,13 @@ def estimate_vram(
     weight_bytes: int,
     place: Place,
     batch: int,
+    working: int,
 ) -> Need:
     """What a sweep needs of the device's memory, with `batch` tiles at once; nothing on the CPU."""
     if course.device == "cpu":
         return Need(lasting=0, passing=0)
     lasting = weight_bytes + window_bytes(recipe, grid)
-    activations = batch * activation_bytes(recipe, course, keeps=False)
+    activations = batch * activation_bytes(recipe, course, keeps=False, working=working)
     if place != "device":
         return Need(lasting=lasting, passing=activations)
     deciding = _deciding_bytes(recipe, grid, course, folds=folds, place=place)
@@ -191,15 +195,20 @@ def _bytes_to_decide(recipe: ModelRecipe, course: Course) -> int:
     return (score if recipe.labels.regions is None else 2 * SINGLE) + 1 + 2 * label
 
 
-def activation_bytes(recipe: ModelRecipe, course: Course, *, keeps: bool) -> int:
+def activation_bytes(recipe: ModelRecipe, course: Course, *, keeps: bool, working: int = 0) -> int:
     """What the network holds while it works on a tile, in bytes.
 
-    Skips, and maps of full size; in exact mode also the largest input that PyTorch unfolds for a convolution.
+    Skips, and maps of full size, or in exact mode, if that is more, the largest input that PyTorch unfolds for a
+    convolution: it is gone before the decoder joins maps.
+    Of a network that the plans do not describe it is `working`.
     """
     number = SINGLE if course.precision in ("single", "fixed") else HALF
+    if working:
+        return LIBRARIES + working * number // SINGLE
     arguments = recipe.network.arguments
     features, strides = arguments.get("features_per_stage"), arguments.get("strides")
-    if not isinstance(features, list) or not isinstance(strides, list):
+    own = isinstance(recipe.network, BuiltNetworkRecipe)
+    if own or not isinstance(features, list) or not isinstance(strides, list):
         return LIBRARIES + number * 64 * math.prod(recipe.patch)
     size = [float(edge) for edge in recipe.patch[recipe.planar :]]
     skips = 0.0
@@ -218,13 +227,14 @@ def activation_bytes(recipe: ModelRecipe, course: Course, *, keeps: bool) -> int
     if keeps and SINGLE * whole >= LEAST_MAPPED:
         maps += kept
     scores = 2 * SINGLE * recipe.labels.heads * math.prod(recipe.patch)
-    return LIBRARIES + max(int(number * (skips + unfolded) + SINGLE * maps * whole), scores)
+    held = number * skips + max(number * unfolded, SINGLE * maps * whole)
+    return LIBRARIES + max(int(held), scores)
 
 
 def _maps(recipe: ModelRecipe, course: Course) -> tuple[float, float]:
     """Maps of full size in single precision, and how many more where what was freed is kept."""
     if course.exact:
-        return EXACT_MAPS
+        return EXACT_RESIDUAL_DECODER_MAPS if _has_residual_decoder(recipe) else EXACT_MAPS
     single = course.precision in ("single", "fixed")
     if course.device != "cpu":
         return JOINED_MAPS if single else GPU_MAPS
@@ -246,7 +256,8 @@ def _kernel_bytes(recipe: ModelRecipe, course: Course) -> int:
     """What kernels of six rows in place of three take besides the weights, for a network; see `winograd`."""
     arguments = recipe.network.arguments
     features = arguments.get("features_per_stage")
-    if course.exact or course.device != "cpu" or course.precision != "single" or not isinstance(features, list):
+    other = course.exact or course.device != "cpu" or course.precision != "single"
+    if other or isinstance(recipe.network, BuiltNetworkRecipe) or not isinstance(features, list):
         return 0
     stages = len(features)
     blocks = _each(arguments.get("n_blocks_per_stage"), stages)

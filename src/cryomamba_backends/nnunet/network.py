@@ -1,4 +1,4 @@
-"""The network: built from the plans by an allow-list of classes, never by importing what a file names."""
+"""The network: built by an allow-list of classes, or by a plugin, never by importing what a file names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cryomamba_backends.nnunet.plans import NetworkRecipe
-from cryomamba_core.errors import HostileModel, PluginUnavailable, UnsupportedModel, UnusableModel
+from cryomamba_backends.nnunet.plans import BuiltNetworkRecipe, NetworkRecipe
+from cryomamba_backends.nnunet.primus import PRIMUS, build_primus
+from cryomamba_backends.nnunet.supplied import NETWORKS, fault_of, find_supplied, function_of
+from cryomamba_core.errors import (
+    CryoMambaError,
+    HostileModel,
+    PluginFault,
+    PluginUnavailable,
+    UnsupportedModel,
+    UnusableModel,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +66,7 @@ def build_network(recipe: NetworkRecipe, *, channels: int, heads: int) -> torch.
     Parameters
     ----------
     recipe
-        From the plans.
+        From the plans, or from `with_network`.
     channels, heads
         Number of inputs and outputs.
 
@@ -74,9 +83,14 @@ def build_network(recipe: NetworkRecipe, *, channels: int, heads: int) -> torch.
         If they name one of theirs that is not known to work.
     UnusableModel
         If the arguments do not make a network.
+    PluginError
+        PluginUnavailable if a library or a plugin is missing that the network needs, PluginFault if a plugin fails.
     """
     torch, unet, residual = _libraries()
-    kind = _architecture(recipe.class_name)
+    if isinstance(recipe, BuiltNetworkRecipe):
+        build = build_primus if recipe.builder in PRIMUS else _build_supplied
+        return build(recipe, channels=channels, heads=heads).eval()
+    kind = _architecture(recipe)
     arguments = dict(_arguments(recipe.arguments, torch.nn, residual))
     try:
         with torch.device("meta"):
@@ -114,11 +128,39 @@ def fill_network(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
     network.requires_grad_(requires_grad=False)
 
 
+def _build_supplied(recipe: BuiltNetworkRecipe, *, channels: int, heads: int) -> torch.nn.Module:
+    """Have a plugin build a network, and let go of the weights that it begins with."""
+    import torch
+
+    supplied = find_supplied(NETWORKS, recipe.builder)
+    build = function_of(supplied)
+    try:
+        network = build(
+            architecture={"network_class_name": recipe.class_name, "arch_kwargs": recipe.arguments},
+            patch=recipe.patch,
+            channels=channels,
+            heads=heads,
+        )
+    except (CryoMambaError, MemoryError):
+        raise
+    except Exception as error:
+        raise fault_of(supplied, "cannot build the network", error) from error
+    if not isinstance(network, torch.nn.Module):
+        raise PluginFault(
+            f"{supplied.name} of {supplied.package} built a {type(network).__name__}, which is no network"
+        )
+    without = {key: tensor.to("meta") for key, tensor in network.state_dict().items()}
+    network.load_state_dict(without, assign=True)
+    return network
+
+
 def over_sections(network: torch.nn.Module) -> torch.nn.Module:
     """A network of sections (1, channels, y, x) as one of tiles (1, channels, 1, y, x)."""
     from torch import nn
 
     class OverSections(nn.Module):
+        of_sections = True
+
         def __init__(self) -> None:
             super().__init__()
             self.network = network
@@ -128,6 +170,15 @@ def over_sections(network: torch.nn.Module) -> torch.nn.Module:
             return scores.unsqueeze(2)
 
     return OverSections()
+
+
+def layers_are_known(network: torch.nn.Module) -> bool:
+    """Whether a network is of a class whose layers can be replaced, as nothing but the next layer uses what they make.
+
+    Of a network that a plugin has built that is not known.
+    """
+    inner = network.network if getattr(network, "of_sections", False) else network
+    return type(inner).__module__.startswith("dynamic_network_architectures.architectures.")
 
 
 def unique_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -151,17 +202,17 @@ def _libraries() -> tuple[Any, Any, Any]:
     return torch, unet, residual
 
 
-def _architecture(name: str) -> str:
-    package, _, kind = name.rpartition(".")
-    if not re.fullmatch(r"dynamic_network_architectures(\.\w+)*", package):
+def _architecture(recipe: NetworkRecipe) -> str:
+    if not recipe.of_library:
         raise HostileModel(
-            f"plans.json names {name!r} as its network", hint="only classes of dynamic_network_architectures are built"
+            f"plans.json names {recipe.class_name!r} as its network",
+            hint="only classes of dynamic_network_architectures are built, and those that an installed plugin builds",
         )
+    kind = recipe.class_name.rpartition(".")[2]
     if kind not in ARCHITECTURES:
-        needs = " (it needs timm and torchvision)" if kind.startswith(("Primus", "Dinov2")) else ""
         raise UnsupportedModel(
-            f"networks of the kind {kind} are not supported{needs}",
-            hint=f"supported: {', '.join(sorted(ARCHITECTURES))}",
+            f"networks of the kind {kind} are not supported where plans name them",
+            hint=f"supported: {', '.join(sorted(ARCHITECTURES))}, and Primus as nnU-Net's own trainers build it",
         )
     return kind
 

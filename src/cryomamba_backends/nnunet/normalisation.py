@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from attrs import asdict
 from numpy.typing import NDArray
 
 from cryomamba_backends.nnunet.plans import ChannelRecipe, IntensityProperties
 from cryomamba_backends.nnunet.statistics import Moments, OnSlab, extremes, moments, run_lengths, slabs_of
+from cryomamba_backends.nnunet.supplied import NORMALISATIONS, find_supplied, function_of
 from cryomamba_core.errors import UnusableVolume
 from cryomamba_core.geometry import Region
 from cryomamba_core.volumes import Volume
@@ -27,6 +29,8 @@ def measure_normalisation(recipe: ChannelRecipe, volume: Volume, box: Region, *,
     ------
     UnusableVolume
         If the scheme is for colour images and the grey values are not between 0 and 255.
+    PluginError
+        If the scheme is a plugin's, and that is not installed any more or cannot be imported.
     """
     slabs = slabs_of(volume, box, on_slab=on_slab)
     if recipe.scheme == "ZScoreNormalization":
@@ -45,12 +49,25 @@ def measure_normalisation(recipe: ChannelRecipe, volume: Volume, box: Region, *,
     if recipe.scheme == "CTNormalization":
         assert recipe.intensity is not None
         return _clip_and_scale(recipe.intensity)
-    return lambda _: None
+    if recipe.scheme == "NoNormalization":
+        return lambda _: None
+    return _supplied(recipe)
 
 
 def standardise(measured: Moments) -> Normalise:
     """The scheme that makes the mean 0 and the standard deviation 1."""
     return _shift_and_scale(measured.mean, max(measured.standard_deviation, EPSILON))
+
+
+def _supplied(recipe: ChannelRecipe) -> Normalise:
+    """The scheme of a plugin."""
+    assert recipe.intensity is not None
+    function, intensity = function_of(find_supplied(NORMALISATIONS, recipe.scheme)), asdict(recipe.intensity)
+
+    def normalise(slab: NDArray[np.float32]) -> None:
+        function(slab, intensity=dict(intensity))
+
+    return normalise
 
 
 def _shift_and_scale(shift: np.float32 | None, scale: Any) -> Normalise:

@@ -33,8 +33,18 @@ def masking_bytes(channels: Sequence[ChannelRecipe]) -> int:
     return MASKING_BYTES + (masked - 1) * FURTHER_BYTES if masked else 0
 
 
+#: Given axes (z, y, x) of a volume, what reads rows in them that are 1 where labels were found before, and 0 elsewhere.
+Found = Callable[[Index3], Rows]
+
+
 def normalised_rows(
-    recipe: ModelRecipe, volume: Volume, box: Region, axes: Index3, *, on_read: Callable[[], None]
+    recipe: ModelRecipe,
+    volume: Volume,
+    box: Region,
+    axes: Index3,
+    *,
+    on_read: Callable[[], None],
+    found: Found | None = None,
 ) -> tuple[Rows, ...]:
     """Measure the normalisation of a model on the voxels of `box`, and return what reads them normalised.
 
@@ -48,6 +58,8 @@ def normalised_rows(
         Axis (z, y, x) of the volume that each axis of the rows is.
     on_read
         Called before each piece is read; may raise to stop.
+    found
+        Reads labels whose voxels count as shown; None where there are none.
 
     Returns
     -------
@@ -60,8 +72,8 @@ def normalised_rows(
         If the grey values are not those that the normalisation takes.
     """
     masked = any(channel.masked for channel in recipe.inputs)
-    as_trained = _Shown.of(volume, box, recipe.transpose, on_read=on_read) if masked else None
-    as_swept = _Shown.of(volume, box, axes, on_read=on_read) if masked else None
+    as_trained = _Shown.of(volume, box, recipe.transpose, on_read=on_read, found=found) if masked else None
+    as_swept = _Shown.of(volume, box, axes, on_read=on_read, found=found) if masked else None
 
     def rows_of(number: int, channel: ChannelRecipe) -> Rows:
         if as_trained is None or as_swept is None or not channel.masked:
@@ -82,7 +94,7 @@ def shown_rows(volume: Volume, box: Region, axes: Index3, *, on_read: Callable[[
 
 @frozen(kw_only=True, eq=False)
 class _Shown:
-    """What a volume shows: all but the zeros around it, which are zero in all channels.
+    """What a volume shows: all but the zeros around it, which are zero in all channels, and where nothing was found.
 
     Attributes
     ----------
@@ -94,15 +106,20 @@ class _Shown:
         Of the array that they make.
     zeros
         Those around it.
+    found
+        Reads 1 where something was found; None where nothing was looked for.
     """
 
     channels: tuple[Rows, ...] = field(repr=False)
     rows: Rows = field(repr=False)
     extent: Index3
     zeros: OpenZeros = field(repr=False)
+    found: Rows | None = field(repr=False)
 
     @classmethod
-    def of(cls, volume: Volume, box: Region, axes: Index3, *, on_read: Callable[[], None]) -> Self:
+    def of(
+        cls, volume: Volume, box: Region, axes: Index3, *, on_read: Callable[[], None], found: Found | None = None
+    ) -> Self:
         """Look at all voxels of `box` once."""
         channels = tuple(
             _watched(NormalisedRows(volume=channel, box=box, axes=axes, normalise=lambda _: None), on_read)
@@ -110,7 +127,20 @@ class _Shown:
         )
         rows = channels[0] if len(channels) == 1 else _nonzero_in_any(channels)
         extent = to_index(box.shape[axis] for axis in axes)
-        return cls(channels=channels, rows=rows, extent=extent, zeros=OpenZeros.find(rows, extent))
+        return cls(
+            channels=channels,
+            rows=rows,
+            extent=extent,
+            zeros=OpenZeros.find(rows, extent),
+            found=None if found is None else _watched(found(axes), on_read),
+        )
+
+    @property
+    def hidden(self) -> int:
+        """How many voxels are not shown; they are counted anew."""
+        if self.found is None:
+            return self.zeros.count
+        return sum(int(zeros.sum()) for _, zeros in self.slabs(self.rows))
 
     def slabs(self, rows: Rows) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """All voxels that `rows` reads, slab by slab, and which of them are zeros around what is shown."""
@@ -120,12 +150,15 @@ class _Shown:
     def slab(self, rows: Rows, index: int, first: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Those of a slab, which has rows [first, stop)."""
         voxels = rows(first, stop)
-        return voxels, self.zeros.slab(index, voxels if rows is self.rows else self.rows(first, stop))
+        zeros = self.zeros.slab(index, voxels if rows is self.rows else self.rows(first, stop))
+        if self.found is not None:
+            zeros &= self.found(first, stop) == 0
+        return voxels, zeros
 
 
 def measure_masked_normalisation(rows: Rows, shown: _Shown) -> Normalise:
     """Mean and standard deviation of what is shown, of rows in the axes of the model, bit by bit as stock has them."""
-    count = math.prod(shown.extent) - shown.zeros.count
+    count = math.prod(shown.extent) - shown.hidden
     return standardise(moments(lambda: (voxels[~zeros] for voxels, zeros in shown.slabs(rows)), count, [count]))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from attrs import frozen
 
 from cryomamba_backends.nnunet.label_scheme import LabelScheme, parse_label_scheme
+from cryomamba_backends.nnunet.resampling_plans import Resampling, parse_resampling
+from cryomamba_backends.nnunet.supplied import NORMALISATIONS, is_supplied
 from cryomamba_core.errors import UnsupportedModel, UnusableModel
 from cryomamba_core.geometry import Index3, Vector3, to_index, to_vector
 from cryomamba_core.volumes import MOST_CHANNELS
@@ -16,10 +19,6 @@ from cryomamba_core.volumes import MOST_CHANNELS
 #: Patches of more voxels, or longer on an axis, are taken for a mistake or an attack.
 MAX_PATCH_EDGE = 1024
 MAX_PATCH_VOXELS = 1 << 28
-
-#: nnU-Net's functions that resample, and that leave volumes as they are.
-SPLINES = "resample_data_or_seg_to_shape"
-NEVER = "no_resampling_hack"
 
 SCHEMES = frozenset(
     {
@@ -34,7 +33,7 @@ SCHEMES = frozenset(
 
 @frozen(kw_only=True)
 class IntensityProperties:
-    """Grey values of the training data, as the CT normalisation needs them."""
+    """Grey values of the training data, as the CT normalisation and those of plugins need them."""
 
     mean: float
     std: float
@@ -49,7 +48,7 @@ class ChannelRecipe:
     Attributes
     ----------
     scheme
-        Name of nnU-Net's.
+        Name of nnU-Net's, or of a plugin's.
     intensity
         What it knows of the training data; None where it needs nothing.
     masked
@@ -76,25 +75,26 @@ class NetworkRecipe:
     class_name: str
     arguments: dict[str, Any]
 
+    @property
+    def of_library(self) -> bool:
+        """Whether its class is of the library that stock nnU-Net's networks are of."""
+        return re.fullmatch(r"dynamic_network_architectures(\.\w+)+", self.class_name) is not None
+
 
 @frozen(kw_only=True)
-class Resampling:
-    """How volumes of another voxel size are brought to that of the model.
+class BuiltNetworkRecipe(NetworkRecipe):
+    """How to build a network that the class in the plans does not tell.
 
     Attributes
     ----------
-    method
-        ``splines`` is nnU-Net's own: cubic for voxels and linear for scores. A model of ``never`` was
-        trained without; of an ``unknown`` one only the name is known.
-    name
-        Of nnU-Net's function.
-    separate
-        Whether sections across the axis of the longest voxels are resampled by themselves; None to judge.
+    builder
+        Who builds it: name of the trainer, or of a class that only a plugin knows.
+    patch
+        Extent of a tile in voxels, on two or three axes.
     """
 
-    method: Literal["splines", "never", "unknown"]
-    name: str
-    separate: bool | None
+    builder: str
+    patch: tuple[int, ...]
 
 
 @frozen(kw_only=True)
@@ -178,8 +178,8 @@ def parse_recipe(plans: Any, dataset: Any, configuration: str) -> ModelRecipe:
         spacing=_spacing(plans, chosen),
         transpose=_transpose(plans),
         inputs=inputs,
-        resampling=_resampling(chosen),
-        previous_stage=_previous_stage(chosen, inputs),
+        resampling=parse_resampling(chosen),
+        previous_stage=_previous_stage(chosen),
         network=_network(chosen, dimensions=len(chosen["patch_size"])),
         labels=parse_label_scheme(dataset),
     )
@@ -278,47 +278,30 @@ def _inputs(plans: dict[str, Any], chosen: dict[str, Any], names: Sequence[str])
         raise UnusableModel(f"plans.json has use_mask_for_norm {masked!r} for the channels {', '.join(names)}")
     for number, (scheme, flag) in enumerate(zip(map(str, schemes), masked, strict=True)):
         if scheme not in SCHEMES:
-            raise UnsupportedModel(
-                f"the model needs the normalisation {scheme!r}", hint=f"known: {', '.join(sorted(SCHEMES))}"
-            )
+            _require_supplied(scheme, masked=flag is True)
         yield ChannelRecipe(
             scheme=scheme,
-            intensity=_intensity(plans, number) if scheme == "CTNormalization" else None,
+            intensity=_intensity(plans, number) if scheme == "CTNormalization" or scheme not in SCHEMES else None,
             masked=scheme == "ZScoreNormalization" and flag is True,
         )
 
 
-def _previous_stage(chosen: dict[str, Any], inputs: Sequence[ChannelRecipe]) -> str | None:
+def _require_supplied(scheme: str, *, masked: bool) -> None:
+    """Refuse a normalisation that is not nnU-Net's, unless a plugin has it."""
+    if not is_supplied(NORMALISATIONS, scheme):
+        raise UnsupportedModel(
+            f"the model needs the normalisation {scheme!r}, which no installed plugin supplies",
+            hint=f"known without a plugin: {', '.join(sorted(SCHEMES))}",
+        )
+    if masked:
+        raise UnsupportedModel(f"the normalisation {scheme!r} of a plugin does not know the mask of use_mask_for_norm")
+
+
+def _previous_stage(chosen: dict[str, Any]) -> str | None:
     previous = chosen.get("previous_stage") or None
     if previous is not None and (not isinstance(previous, str) or len(chosen["patch_size"]) == 2):
         raise UnusableModel(f"plans.json has {previous!r} as the stage before this one")
-    if previous is not None and any(channel.masked for channel in inputs):
-        raise UnsupportedModel(
-            "the model is the second stage of a cascade, and is normalised inside a mask that the first stage changes",
-            hint="use the 3d_fullres model of the same training, or train with use_mask_for_norm set to false",
-        )
     return previous
-
-
-def _resampling(chosen: dict[str, Any]) -> Resampling:
-    functions = [
-        (str(chosen.get(f"resampling_fn_{what}", SPLINES)), chosen.get(f"resampling_fn_{what}_kwargs", {}), order)
-        for what, order in (("data", 3), ("probabilities", 1), ("seg", 1))
-    ]
-    if not chosen.get("previous_stage"):
-        functions.pop()
-    names = {name for name, _, _ in functions}
-    name = " and ".join(sorted(names))
-    if names == {NEVER}:
-        return Resampling(method="never", name=name, separate=None)
-    first = functions[0][1]
-    separate = first.get("force_separate_z") if isinstance(first, dict) else None
-    for place, (_, given, order) in enumerate(functions):
-        stock = {"is_seg": place == 2, "order": order, "order_z": 0, "force_separate_z": separate}
-        known = names == {SPLINES} and isinstance(given, dict) and {**stock, **given} == stock
-        if not known or not (separate is None or isinstance(separate, bool)):
-            return Resampling(method="unknown", name=name, separate=None)
-    return Resampling(method="splines", name=name, separate=separate)
 
 
 def _intensity(plans: dict[str, Any], channel: int) -> IntensityProperties:
@@ -328,7 +311,7 @@ def _intensity(plans: dict[str, Any], channel: int) -> IntensityProperties:
     known = every.get(str(channel)) if isinstance(every, dict) else None
     names = ("mean", "std", "percentile_00_5", "percentile_99_5")
     if not isinstance(known, dict) or not all(type(known.get(name)) in (int, float) for name in names):
-        raise UnusableModel(f"plans.json has no intensity properties for the CT normalisation of channel {channel}")
+        raise UnusableModel(f"plans.json has no intensity properties for the normalisation of channel {channel}")
     return IntensityProperties(**{name: float(known[name]) for name in names})
 
 

@@ -9,6 +9,7 @@ from cryomamba_backends.nnunet.decoder import let_skips_go
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve, force_fixed_point
 from cryomamba_backends.nnunet.instance_norm import normalise_side_by_side
 from cryomamba_backends.nnunet.layers import replace_layers
+from cryomamba_backends.nnunet.network import layers_are_known
 from cryomamba_backends.nnunet.winograd import halve_products
 from cryomamba_core.errors import PluginUnavailable
 from cryomamba_core.geometry import Index3
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def prepared(network: torch.nn.Module, course: Course, patch: Index3) -> torch.nn.Module:
     """A network, changed for the course of a run and for tiles of `patch` (z, y, x) in the axes of the model.
 
+    One that a plugin has built keeps its layers.
+
     Raises
     ------
     PluginUnavailable
@@ -29,6 +32,8 @@ def prepared(network: torch.nn.Module, course: Course, patch: Index3) -> torch.n
 
     if course.exact:
         return network
+    if not layers_are_known(network):
+        return network.to(course.device)
     if course.device == "cpu":
         normalise_side_by_side(network)
     if course.precision == "fixed":

@@ -1,6 +1,7 @@
 """Rows of a volume at the voxel size of its model, and scores back on the rows of the volume, piece by piece.
 
-Bit by bit as stock nnU-Net has them, or in single precision; see `cryomamba_backends.nnunet.splines`. A row of either
+Bit by bit as stock nnU-Net has them, or in single precision; see `cryomamba_backends.nnunet.splines` and
+`cryomamba_backends.nnunet.torch_interpolation`. A row of either
 grid needs only rows of the other one that lie close, so that little of them is held.
 """
 
@@ -14,10 +15,11 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cryomamba_backends.nnunet.grid_change import GridChange
+from cryomamba_backends.nnunet.grid_change import GridChange, Transfer
 from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.splines import cubic, halo, linear, linear_exactly
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS as SCORED_VOXELS
+from cryomamba_backends.nnunet.torch_interpolation import TorchInterpolation
 from cryomamba_core.geometry import Index3, slab_depth
 
 if TYPE_CHECKING:
@@ -37,10 +39,10 @@ class Extremes:
 
 
 def measure_extremes(rows: Rows, change: GridChange) -> Extremes | None:
-    """Read all rows and find between what the resampled ones are clipped; None where each row tells its own."""
-    if change.sections == 0:
+    """Read all rows and find between what the resampled ones are clipped; None where each row tells, or nothing is."""
+    if change.data.sections == 0 or change.data.by_torch:
         return None
-    along = None if change.sections is None else (0, 3 - change.sections)
+    along = None if change.data.sections is None else (0, 3 - change.data.sections)
     low: Any = np.inf
     high: Any = -np.inf
     depth = slab_depth(change.source, voxels=BLOCK_VOXELS)
@@ -63,10 +65,13 @@ class ResampledRows:
         From the volume's grid to the model's.
     exact
         Whether bit by bit as stock nnU-Net.
+    channel
+        Which of the volume's channels it is.
     """
 
-    def __init__(self, rows: Rows, change: GridChange, *, exact: bool) -> None:
-        self._change, self._exact = change, exact
+    def __init__(self, rows: Rows, change: GridChange, *, exact: bool, channel: int = 0) -> None:
+        self._change, self._exact, self._channel = change, exact, channel
+        self._by_torch = change.data_by_torch
         self._extremes = measure_extremes(rows, change)
         self._centres = [change.to_target(axis) for axis in range(3)]
         self._held = _HeldRows(rows, change.source)
@@ -85,10 +90,20 @@ class ResampledRows:
     def _block_at(self, first: int, stop: int) -> NDArray[np.float32]:
         if self._block is None or self._block[0] != first:
             made = np.empty((stop - first, *self._change.target[1:]), np.float32)
-            make = self._rows_by_themselves if self._change.sections == 0 else self._rows_of_slab
-            make(first, stop, made)
+            if self._by_torch is not None:
+                self._rows_by_torch(self._by_torch, first, stop, made)
+            elif self._change.data.sections == 0:
+                self._rows_by_themselves(first, stop, made)
+            else:
+                self._rows_of_slab(first, stop, made)
             self._block = first, made
         return self._block[1]
+
+    def _rows_by_torch(self, by_torch: TorchInterpolation, first: int, stop: int, made: NDArray[np.float32]) -> None:
+        import torch
+
+        slab = self._held.rows(int(by_torch.lower[first]), int(by_torch.upper[stop - 1]) + 1)
+        made[...] = by_torch.values(torch.from_numpy(slab)[None], range(first, stop), self._channel)[0].numpy()
 
     def _rows_by_themselves(self, first: int, stop: int, made: NDArray[np.float32]) -> None:
         """Resample each row, from the nearest one."""
@@ -113,7 +128,7 @@ class ResampledRows:
         low = max(0, math.floor(rows[0]) - 1 - reach)
         slab = self._held.rows(low, min(self._change.source[0], math.floor(rows[-1]) + 3 + reach))
         whole = {"first": low, "rows": self._change.source[0], "exact": self._exact}
-        across = self._change.sections
+        across = self._change.data.sections
         if across is None:
             values = cubic(slab, [rows, *self._centres[1:]], **whole)
             np.clip(values, self._extremes.low, self._extremes.high, out=made, casting="same_kind")
@@ -158,8 +173,9 @@ def scores_on_source(
         yield from scores(first_row)
         return
     centres = [change.to_source(axis) for axis in range(3)]
+    by_torch = change.scores_by_torch if exact else None
     lower = np.clip(np.floor(centres[0]), 0, change.target[0] - 1).astype(np.intp)
-    upper = np.minimum(lower + 1, change.target[0] - 1)
+    upper = np.minimum(lower + 1, change.target[0] - 1) if by_torch is None else by_torch.upper
     row, rows = first_row, change.source[0]
     held: torch.Tensor | None = None
     start = 0
@@ -169,13 +185,16 @@ def scores_on_source(
         else:
             held = torch.cat([held[:, lower[row] - start :], piece], 1) if lower[row] < at else piece.clone()
             start = min(int(lower[row]), at)
-        depth = max(1, BLOCK_VOXELS // (len(held) * math.prod(change.source[1:])))
+        depth = _score_rows(change, heads=len(held))
         ready = int(np.searchsorted(upper, start + held.shape[1]))
         for first in range(row, ready, depth):
             stop = min(first + depth, ready)
             slab = held[:, lower[first] - start : upper[stop - 1] + 1 - start]
             places = [centres[0][first:stop] - lower[first], *centres[1:]]
-            yield first, _linear_exactly(slab, places) if exact else linear(slab, places)
+            if by_torch is not None:
+                yield first, by_torch.values(slab, range(first, stop))
+            else:
+                yield first, _linear_exactly(slab, places) if exact else linear(slab, places)
         row = max(row, ready)
         if row == rows:
             return
@@ -188,9 +207,13 @@ def resampling_bytes(change: GridChange, *, channels: int, heads: int, exact: bo
     rows = _block_rows(change)
     spread = math.ceil(rows * change.source[0] / change.target[0])
     planes = [math.prod(shape[1:]) for shape in (change.source, change.target)]
-    held = (spread + 2 * halo(exact=exact) + 4) * planes[0] * 4
     single, double = 4, 8
-    between = (spread + 4) * planes[0] * double * 3 + rows * planes[1] * (2 * single + double)
+    if change.data.by_torch:
+        held = (spread + 2) * planes[0] * single
+        between = _torch_bytes(change.data, change.source, change.target, rows=rows)
+    else:
+        held = (spread + 2 * halo(exact=exact) + 4) * planes[0] * single
+        between = (spread + 4) * planes[0] * double * 3 + rows * planes[1] * (2 * single + double)
     further = (channels - 1) * (held + rows * planes[1] * single)
     return held + further + between + resampled_scores_bytes(change, heads=heads, exact=exact)
 
@@ -201,8 +224,28 @@ def resampled_scores_bytes(change: GridChange, *, heads: int, exact: bool) -> in
         return 0
     half, single, double = 2, 4, 8
     score = half if exact else single
+    waiting = 2 * heads * SCORED_VOXELS * score
+    if exact and change.scores.by_torch:
+        rows = _score_rows(change, heads=heads)
+        return waiting + heads * _torch_bytes(change.scores, change.target, change.source, rows=rows)
     plane = math.prod(change.source[1:])
-    return max(BLOCK_VOXELS, heads * plane) * (double + score) + 2 * heads * SCORED_VOXELS * score
+    return max(BLOCK_VOXELS, heads * plane) * (double + score) + waiting
+
+
+def _torch_bytes(transfer: Transfer, source: Index3, target: Index3, *, rows: int) -> int:
+    """What PyTorch holds of a channel while it makes some rows: those that it reads and makes, and what is between."""
+    single = 4
+    read = (math.ceil(rows * source[0] / target[0]) + 2) * math.prod(source[1:])
+    made = rows * math.prod(target[1:])
+    # sections are copied to where their axis is that of channels, and back
+    between = 0 if transfer.sections is None else read + max(read, made)
+    # what was made before is still held, and all is copied to where it is wanted
+    return (2 * read + 4 * made + between) * single
+
+
+def _score_rows(change: GridChange, *, heads: int) -> int:
+    """How many rows of the volume's scores are made at a time."""
+    return max(1, BLOCK_VOXELS // (heads * math.prod(change.source[1:])))
 
 
 def _block_rows(change: GridChange) -> int:

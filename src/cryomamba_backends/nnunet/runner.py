@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-from attrs import evolve, frozen
+from attrs import evolve
 
-from cryomamba_backends.nnunet.coarse import CoarsePass, costs_little, tiles_touching
+from cryomamba_backends.nnunet.blocks import Blocks
 from cryomamba_backends.nnunet.costs import Costs
 from cryomamba_backends.nnunet.course import choose_course, choose_precision
 from cryomamba_backends.nnunet.fixed_point import bytes_convolve
-from cryomamba_backends.nnunet.forward import Forward, Work
-from cryomamba_backends.nnunet.guide import GuideRows
 from cryomamba_backends.nnunet.installation import (
     automatic_name,
     check_name,
@@ -29,16 +27,13 @@ from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledMod
 from cryomamba_backends.nnunet.kept_answers import kept_or_asked
 from cryomamba_backends.nnunet.memory import ways_for
 from cryomamba_backends.nnunet.params import NNUNetParams
-from cryomamba_backends.nnunet.placing import Placing
+from cryomamba_backends.nnunet.passes import Part, Passes
 from cryomamba_backends.nnunet.room import host_room
-from cryomamba_backends.nnunet.rows import Rows
-from cryomamba_backends.nnunet.shortage import let_go, memory_errors_named, out_of_memory, says_out
+from cryomamba_backends.nnunet.shortage import memory_errors_named, out_of_memory
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.statistics import nonzero_box, numpy_adds_as_expected
-from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
-from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.trained_folder import holds_trained_model
-from cryomamba_backends.nnunet.uncertainty import companion_of, companions_of
+from cryomamba_backends.nnunet.uncertainty import companion_of
 from cryomamba_core.companions import Companion
 from cryomamba_core.errors import (
     InvalidParameter,
@@ -47,7 +42,7 @@ from cryomamba_core.errors import (
     UnusableModel,
     UnusableVolume,
 )
-from cryomamba_core.geometry import Index3, Region, VoxelGrid, slab_depth, to_index
+from cryomamba_core.geometry import Index3, VoxelGrid
 from cryomamba_core.interfaces import ModelRunner, RunContext
 from cryomamba_core.labels import LabelBlock, label_dtype
 from cryomamba_core.models import ModelInfo
@@ -56,7 +51,7 @@ from cryomamba_core.settings import Settings
 from cryomamba_core.volumes import Volume
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 #: Models that come with the package.
 BUNDLED = Path(__file__).parent / "bundled"
@@ -89,7 +84,7 @@ class NNUNetRunner(ModelRunner):
         """Install a trained-model folder; see `ModelRunner.install`.
 
         Options are ``spacing_unit`` (``angstrom-as-mm``, ``mm`` or ``voxels``; guessed where the
-        plans leave no doubt), ``accept_trainer``, ``description``, ``licence`` and ``citation``.
+        plans leave no doubt), ``accept_trainer``, ``checkpoint``, ``description``, ``licence`` and ``citation``.
         """
         chosen = parse_options(options or {})
         if name is not None:
@@ -190,7 +185,7 @@ class NNUNetRunner(ModelRunner):
         axis = stage.course.axes[0]
         asked = context.rows(grid.shape[axis])
         resumed = max(asked.start, context.final_rows)
-        labels = _Blocks(
+        labels = Blocks(
             grid.shape,
             stage.course.axes,
             box,
@@ -201,15 +196,16 @@ class NNUNetRunner(ModelRunner):
         rows = range(*(min(max(0, row - box.start[axis]), box.shape[axis]) for row in (asked.start, asked.stop)))
         first_row = max(0, resumed - box.start[axis])
         if first_row < rows.stop:
-            part = _Part(rows=rows, left=rows[first_row - rows.start :])
-            work = _work(context, [*before, stage], part)
-            costs = Costs(stages=[*before, stage], uncertain=params.uncertainty != "none")
-            placing = Placing.chosen(costs, context)
-            guide = _guide(before, volume, box, work, stage, placing)
-            read = stage.rows(volume, box, on_read=context.checkpoint)
-            if guide is None:
-                yield from _coarse(stage, read, work, labels, params, part, placing)
-            yield from _final(stage, read, guide, work, labels, params, part, placing)
+            passes = Passes(
+                stages=[*before, stage],
+                volume=volume,
+                box=box,
+                params=params,
+                part=Part(rows=rows, left=rows[first_row - rows.start :]),
+                labels=labels,
+                context=context,
+            )
+            yield from passes.blocks()
         after = max(resumed, box.stop[axis])
         yield from labels.background(after, asked.stop, on_block=context.checkpoint)
 
@@ -246,195 +242,6 @@ class NNUNetRunner(ModelRunner):
         raise UnknownModel(f"no model is called {wanted.name!r}", hint="see: cryomamba models list")
 
 
-def _coarse(
-    stage: Stage, rows: Sequence[Rows], work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
-) -> Iterator[LabelBlock]:
-    """Provisional blocks of the rows that are left, if they are worth it; they end where memory runs out."""
-    if params.coarse == "off" or not work.context.previewed:
-        return
-    counted = work.total, work.done
-    try:
-        yield from _provisional(stage, rows, work, labels, params, part, placing)
-    except (MemoryError, RuntimeError) as error:
-        if not says_out(error):
-            raise
-        let_go(error)
-        work.total, work.done = counted
-        work.context.note("memory ran out during the coarse answer, which ended there")
-
-
-def _provisional(
-    stage: Stage, rows: Sequence[Rows], work: Work, labels: _Blocks, params: NNUNetParams, part: _Part, placing: Placing
-) -> Iterator[LabelBlock]:
-    grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
-    tiles, images = tiles_touching(grid, stage.change, part.left), work.total - work.done
-    much = 2 * len(part.left) > len(part.rows)
-    if params.coarse == "auto" and not (much and costs_little(tiles, images, exact=stage.course.exact)):
-        return  # before a network is loaded for it
-    coarse = CoarsePass(
-        grid=grid,
-        rows=rows,
-        change=stage.change,
-        forward=stage.rough_forward(work),
-        decide=stage.recipe.labels.decide,
-        first=labels.in_sweep(params.first_section),
-        freed=placing.freed,
-    )
-    if params.coarse == "auto" and not coarse.is_needed(images):
-        return
-    work.total += tiles
-    for region, piece in coarse.labels(part.left):
-        work.context.checkpoint()
-        yield labels.provisional(region, piece)
-
-
-def _guide(
-    before: Sequence[Stage], volume: Volume, box: Region, work: Work, stage: Stage, placing: Placing
-) -> GuideRows | None:
-    """What the network of a cascade is told; None where there is no stage before."""
-    if not before:
-        return None
-    return before[0].guide(volume, box, work, stage.change, batch=placing.batch, hold=placing.hold, freed=placing.freed)
-
-
-def _final(
-    stage: Stage,
-    rows: Sequence[Rows],
-    guide: GuideRows | None,
-    work: Work,
-    labels: _Blocks,
-    params: NNUNetParams,
-    part: _Part,
-    placing: Placing,
-) -> Iterator[LabelBlock]:
-    """Final blocks of the rows that are left; where memory runs out, once more from the first that is not final."""
-    forward = stage.forward(work, placing.batch)
-    left = part.left
-    while True:
-        try:
-            for stop, block in _decided(stage, rows, forward, guide, labels, params, left, placing):
-                left = range(stop, left.stop)
-                yield block
-        except (MemoryError, RuntimeError) as error:
-            if not says_out(error):
-                raise
-            placing.step_down(left.start, error)
-        else:
-            return
-        guide = guide and guide.anew()
-        work.done = work.total - _images(placing.costs.stages, left)
-
-
-def _decided(
-    stage: Stage,
-    rows: Sequence[Rows],
-    forward: Forward,
-    guide: GuideRows | None,
-    labels: _Blocks,
-    params: NNUNetParams,
-    left: range,
-    placing: Placing,
-) -> Iterator[tuple[int, LabelBlock]]:
-    """Final blocks of rows of the box, each with the row behind its last."""
-    for row, scores in stage.scores(
-        rows, forward, guide=guide, first_row=left.start, hold=placing.hold, freed=placing.freed
-    ):
-        forward.work.context.checkpoint()
-        wanted = scores[:, : left.stop - row]
-        companions = companions_of(wanted, stage.recipe.labels, params.uncertainty)
-        yield row + wanted.shape[1], labels.block(row, stage.recipe.labels.decide(wanted), companions)
-        if row + scores.shape[1] >= left.stop:
-            return
-
-
-def _work(context: RunContext, stages: Sequence[Stage], part: _Part) -> Work:
-    """Counts the images that the rows take, those of rows that are final as done."""
-    total = _images(stages, part.rows)
-    return Work(context=context, total=total, done=total - _images(stages, part.left))
-
-
-def _images(stages: Sequence[Stage], rows: range) -> int:
-    """How many images of tiles some rows of the box take."""
-    *before, stage = stages
-    return stage.images_for(rows) + sum(previous.images_for(stage.guide_rows(rows)) for previous in before)
-
-
-@frozen(kw_only=True)
-class _Part:
-    """Rows of the box that a run gives labels to, and those of them that are not final from an earlier attempt."""
-
-    rows: range
-    left: range
-
-
-class _Blocks:
-    """Puts labels of the box, and companions, into blocks that are whole on all axes but that of the sweep."""
-
-    def __init__(
-        self, shape: Index3, axes: Index3, box: Region, dtype: np.dtype[Any], *, companions: tuple[str, ...]
-    ) -> None:
-        self._shape, self._axis, self._box, self._dtype = shape, axes[0], box, dtype
-        self._companions = companions
-        self._axes, self._back = axes, np.argsort(axes)
-
-    def in_sweep(self, section: tuple[int, int] | None) -> tuple[int, int] | None:
-        """Axis of the sweep, and row of the box along it, that a section of the volume is, given by axis and number."""
-        if section is None:
-            return None
-        axis, number = section
-        return self._axes.index(axis), number - self._box.start[axis]
-
-    def background(self, first: int, last: int, *, on_block: Callable[[], None]) -> Iterator[LabelBlock]:
-        """Blocks of background from `first` to `last` along the axis of the sweep."""
-        turned = to_index((self._shape[self._axis], *(n for i, n in enumerate(self._shape) if i != self._axis)))
-        depth = slab_depth(turned, voxels=BLOCK_VOXELS)
-        for start in range(first, last, depth):
-            on_block()
-            region = self._region(start, min(start + depth, last))
-            certain = {name: np.zeros(region.shape, np.uint8) for name in self._companions}
-            yield LabelBlock(region=region, labels=np.zeros(region.shape, self._dtype), companions=certain)
-
-    def block(
-        self, row: int, labels: NDArray[np.uint8 | np.uint16], companions: Mapping[str, NDArray[np.uint8]]
-    ) -> LabelBlock:
-        """A final block of labels and companions, in the axes of the sweep, that start at `row` of the box."""
-        start = self._box.start[self._axis] + row
-        region = self._region(start, start + len(labels))
-        return LabelBlock(
-            region=region,
-            labels=self._whole(labels, region),
-            companions={name: self._whole(values, region) for name, values in companions.items()},
-        )
-
-    def _whole(self, values: NDArray[Any], region: Region) -> NDArray[Any]:
-        """Values of rows of the box in the axes of the volume, and zeros around them."""
-        values = values.transpose(self._back)
-        if region.shape == values.shape:
-            return np.ascontiguousarray(values)
-        whole = np.zeros(region.shape, values.dtype)
-        inner = list(self._box.slices)
-        inner[self._axis] = slice(None)
-        whole[tuple(inner)] = values
-        return whole
-
-    def provisional(self, region: Region, labels: NDArray[Any]) -> LabelBlock:
-        """A provisional block of labels, both in the axes of the sweep; the region counts from the box."""
-        turned = Region(
-            start=to_index(region.start[axis] for axis in self._back),
-            stop=to_index(region.stop[axis] for axis in self._back),
-        )
-        return LabelBlock(
-            region=turned.shifted(self._box.start),
-            labels=np.ascontiguousarray(labels.transpose(self._back), self._dtype),
-            provisional=True,
-        )
-
-    def _region(self, first: int, last: int) -> Region:
-        start, stop = [0, 0, 0], list(self._shape)
-        start[self._axis], stop[self._axis] = first, last
-        return evolve(Region.of_shape(self._shape), start=start, stop=stop)
-
-
 def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[FoldRecord, ...]:
     known = {fold.fold: fold for fold in installed.record.folds}
     if params.folds is None:
@@ -450,7 +257,10 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
 
 def _notes(stages: Sequence[Stage], params: NNUNetParams) -> tuple[str, ...]:
     told = [stages[-1].course.told, *(note for stage in stages for note in stage.notes)]
-    asked = {"coarse=on": params.coarse == "on", f"coarse_first={params.coarse_first}": params.coarse_first is not None}
+    asked = {
+        "coarse=on": params.coarse == "on" and not stages[-1].follows_all,
+        f"coarse_first={params.coarse_first}": params.coarse_first is not None,
+    }
     if len(stages) > 1 and any(asked.values()):
         named = " and ".join(name for name, given in asked.items() if given)
         told.append(f"{named} was not heeded: a cascade has no coarse answer before its own")

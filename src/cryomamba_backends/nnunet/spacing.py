@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from attrs import frozen
 
 from cryomamba_backends.nnunet.params import SpacingRule
-from cryomamba_backends.nnunet.plans import Resampling
+from cryomamba_backends.nnunet.resampling_plans import Resampling
 from cryomamba_core.errors import InvalidParameter, UnsupportedModel
 from cryomamba_core.geometry import Vector3, VoxelGrid, to_vector
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
@@ -11,10 +12,10 @@ from attrs import evolve, frozen
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.forward import Forward, Work, mirrorings
 from cryomamba_backends.nnunet.grid_change import GridChange
-from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows
+from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows, LabelPieces
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel
 from cryomamba_backends.nnunet.memory import Need, Place, Way, estimate_ram, estimate_vram, sums_bytes
-from cryomamba_backends.nnunet.normalised_rows import masking_bytes, normalised_rows, shown_rows
+from cryomamba_backends.nnunet.normalised_rows import Found, masking_bytes, normalised_rows, shown_rows
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.plans import ModelRecipe
 from cryomamba_backends.nnunet.preparing import prepared
@@ -149,10 +150,10 @@ class Stage:
             self.grid,
             self.course,
             folds=len(self.folds),
-            weight_bytes=self._weight_bytes,
+            weight_bytes=self.weight_bytes,
             dtype=np.dtype(np.float32),
             way=way,
-            mirrored=bool(self.mirror_axes),
+            working=self.installed.record.working_bytes,
         )
         inputs = self.recipe.inputs
         resampling = resampling_bytes(
@@ -168,9 +169,10 @@ class Stage:
             self.grid,
             self.course,
             folds=len(self.folds),
-            weight_bytes=self._weight_bytes,
+            weight_bytes=self.weight_bytes,
             place=place,
             batch=batch,
+            working=self.installed.record.working_bytes,
         )
         if self.course.device == "cpu" or place != "device":
             return need
@@ -183,15 +185,29 @@ class Stage:
         return sums_bytes(self.recipe, self.grid, self.course, folds=len(self.folds))
 
     @property
-    def _weight_bytes(self) -> int:
+    def weight_bytes(self) -> int:
+        """The size of all weights of its networks."""
         return sum(fold.size for fold in self.folds)
 
-    def rows(self, volume: Volume, box: Region, *, on_read: Callable[[], None]) -> tuple[Rows, ...]:
-        """Measure the normalisation on the voxels of a box; gives what reads each channel as the model wants it."""
-        read = normalised_rows(self.recipe, volume, box, self.course.axes, on_read=on_read)
+    @property
+    def follows_all(self) -> bool:
+        """Whether the stage before must be whole: its labels are part of a mask that some channel is normalised in."""
+        return self.recipe.previous_stage is not None and any(channel.masked for channel in self.recipe.inputs)
+
+    def rows(
+        self, volume: Volume, box: Region, *, on_read: Callable[[], None], found: Found | None = None
+    ) -> tuple[Rows, ...]:
+        """Measure the normalisation on the voxels of a box; gives what reads each channel as the model wants it.
+
+        `found` reads where a stage before has found something, in given axes; a mask holds these voxels, too.
+        """
+        read = normalised_rows(self.recipe, volume, box, self.course.axes, on_read=on_read, found=found)
         if not self.change.changes:
             return read
-        return tuple(ResampledRows(rows, self.change, exact=self.course.exact) for rows in read)
+        return tuple(
+            ResampledRows(rows, self.change, exact=self.course.exact, channel=channel)
+            for channel, rows in enumerate(read)
+        )
 
     def forward(self, work: Work, batch: int) -> Forward:
         """The networks, loaded, for so many tiles at once."""
@@ -234,21 +250,19 @@ class Stage:
         yield from scores_on_source(sweep.scores, self.change, first_row=first_row, exact=self.course.exact)
 
     def guide(
-        self, volume: Volume, box: Region, work: Work, change: GridChange, *, batch: int, hold: Hold, freed: Freed
+        self, volume: Volume, box: Region, labels: LabelPieces, change: GridChange, *, on_read: Callable[[], None]
     ) -> GuideRows:
-        """The labels of this stage as channels of a next one, which has the grid of `change`."""
-        rows = self.rows(volume, box, on_read=work.context.checkpoint)
-        forward = self.forward(work, batch)
-        shown = shown_rows(volume, box, self.course.axes, on_read=work.context.checkpoint) if change.changes else None
+        """Labels of this stage as channels of a next one, which has the grid of `change`."""
+        shown = shown_rows(volume, box, self.course.axes, on_read=on_read) if change.changes else None
 
-        def labels(first_row: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
-            for row, scores in self.scores(rows, forward, guide=None, first_row=first_row, hold=hold, freed=freed):
-                piece = self.recipe.labels.decide(scores).astype(np.int32)
+        def marked(first_row: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
+            for row, found in labels(first_row):
+                piece = found.astype(np.int32)
                 if shown is not None:
                     piece[(piece == 0) & (shown(row, row + len(piece)) == 0)] = OUTSIDE
                 yield row, piece
 
-        return GuideRows(labels, change, self.recipe.labels.foreground)
+        return GuideRows(marked, change, self.recipe.labels.foreground)
 
     def _sums(self, hold: Hold) -> Scores:
         kind = StockScores if self.course.exact else SingleScores
@@ -276,4 +290,14 @@ def _grid_change(
     if wanted is None or not verdict.resample:
         return GridChange.none(turned)
     size, target = (to_vector(lengths[axis] for axis in axes) for lengths in (grid.voxel_size, wanted))
-    return GridChange.between(turned, size, target, separate=recipe.resampling.separate)
+    apart = math.prod(grid.shape[1:]), grid.shape[2], 1
+    strides = to_index(apart[axis] for axis in axes)
+    return GridChange.between(
+        turned,
+        size,
+        target,
+        resampling=recipe.resampling,
+        strides=strides,
+        channels=len(recipe.inputs),
+        heads=recipe.labels.heads,
+    )

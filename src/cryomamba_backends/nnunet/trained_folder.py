@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from cryomamba_core.errors import UnsupportedModel, UnusableModel
+from cryomamba_core.errors import InvalidParameter, UnusableModel
 
 #: Names of checkpoints, the preferred one first.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -19,27 +20,6 @@ PREFERRED = "3d_fullres"
 
 #: A larger JSON file is no plans and no dataset.
 MAX_JSON_BYTES = 16 << 20
-
-_TRAINERS = """
-nnUNetTrainer nnUNetTrainerBenchmark_5epochs nnUNetTrainerBenchmark_5epochs_noDataLoading nnUNetTrainerDA5
-nnUNetTrainerDA5ord0 nnUNetTrainerDA5Segord0 nnUNetTrainerDA5_10epochs nnUNetTrainerNoDA nnUNetTrainer_DASegOrd0
-nnUNetTrainer_DASegOrd0_NoMirroring nnUNetTrainer_noDummy2DDA nnUNetTrainerNoMirroring nnUNetTrainer_onlyMirror01
-nnUNetTrainer_onlyMirror01_1500ep nnUNetTrainer_onlyMirror01_DASegOrd0 nnUNetTrainer_onlyMirror01_DA5
-nnUNetTrainer_warmup nnUNetTrainerCosAnneal nnUNetTrainerAdan nnUNetTrainerAdan1en3 nnUNetTrainerAdan3en4
-nnUNetTrainerAdan1en1 nnUNetTrainerAdanCosAnneal nnUNetTrainerAdam nnUNetTrainerAdam1en3 nnUNetTrainerAdam3en4
-nnUNetTrainerVanillaAdam nnUNetTrainerVanillaAdam1en3 nnUNetTrainerVanillaAdam3en4 nnUNetTrainer_1epoch
-nnUNetTrainer_5epochs nnUNetTrainer_10epochs nnUNetTrainer_20epochs nnUNetTrainer_50epochs nnUNetTrainer_100epochs
-nnUNetTrainer_250epochs nnUNetTrainer_500epochs nnUNetTrainer_750epochs nnUNetTrainer_2000epochs
-nnUNetTrainer_4000epochs nnUNetTrainer_8000epochs nnUNetTrainer_250epochs_NoMirroring
-nnUNetTrainer_2000epochs_NoMirroring nnUNetTrainer_4000epochs_NoMirroring nnUNetTrainer_8000epochs_NoMirroring
-nnUNetTrainerDiceLoss nnUNetTrainerDiceCELoss_noSmooth nnUNetTrainerCELoss nnUNetTrainerCELoss_5epochs
-nnUNetTrainerTopk10Loss nnUNetTrainerTopk10LossLS01 nnUNetTrainerDiceTopK10Loss nnUNetTrainerNoDeepSupervision
-nnUNetTrainer_probabilisticOversampling nnUNetTrainer_probabilisticOversampling_033
-nnUNetTrainer_probabilisticOversampling_010
-"""
-
-#: Stock trainers that change how a network is trained, but neither the network nor how it is used.
-TRAINERS = frozenset(_TRAINERS.split())
 
 
 @frozen(kw_only=True)
@@ -70,8 +50,15 @@ def holds_trained_model(folder: Path) -> bool:
     return bool(_candidates(folder))
 
 
-def open_trained_folder(folder: Path) -> TrainedFolder:
+def open_trained_folder(folder: Path, *, checkpoint: str | None = None) -> TrainedFolder:
     """Find the files of a trained model; checkpoints are not read yet.
+
+    Parameters
+    ----------
+    folder
+        The model's, or one that holds it.
+    checkpoint
+        Name of the file to take of each fold; None for the best of `CHECKPOINTS` that there is.
 
     Raises
     ------
@@ -87,7 +74,7 @@ def open_trained_folder(folder: Path) -> TrainedFolder:
             f"{folder.name} is no trained model: it has no plans.json, and of models inside: {names}",
             hint="give the folder that holds plans.json, dataset.json and fold_0",
         )
-    checkpoints, notes = _checkpoints(found[0])
+    checkpoints, notes = _checkpoints(found[0], checkpoint)
     return TrainedFolder(
         folder=found[0],
         plans=_read_json(found[0] / "plans.json"),
@@ -97,8 +84,17 @@ def open_trained_folder(folder: Path) -> TrainedFolder:
     )
 
 
-def previous_stage_of(source: TrainedFolder, configuration: str) -> TrainedFolder:
+def previous_stage_of(source: TrainedFolder, configuration: str, *, checkpoint: str | None = None) -> TrainedFolder:
     """The model that a cascade begins with: nnU-Net leaves it beside the one that goes on from it.
+
+    Parameters
+    ----------
+    source
+        The one that goes on.
+    configuration
+        The first one's.
+    checkpoint
+        As `open_trained_folder` takes it.
 
     Raises
     ------
@@ -112,23 +108,14 @@ def previous_stage_of(source: TrainedFolder, configuration: str) -> TrainedFolde
             f"{source.folder.name} goes on from a {configuration} model, but there is no folder {name} beside it",
             hint=f"copy the trained {configuration} model there",
         )
-    return open_trained_folder(folder)
+    return open_trained_folder(folder, checkpoint=checkpoint)
 
 
-def check_trainer(name: str, accepted: str | None) -> None:
-    """Refuse a trainer that may have changed the network.
-
-    Parameters
-    ----------
-    name
-        Of the trainer.
-    accepted
-        A further one that the user vouches for.
-    """
-    if name not in TRAINERS and name != accepted:
-        raise UnsupportedModel(
-            f"the model was trained by {name}, which may have changed the network or its input",
-            hint=f"if it changes nothing but the training, install with --option accept_trainer={name}",
+def check_checkpoint(name: str) -> None:
+    """Refuse a name of checkpoints that is no plain name of a file."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise InvalidParameter(
+            f"{name!r} cannot be a checkpoint's name", hint="give the name of the file alone, as in checkpoint_best.pth"
         )
 
 
@@ -142,27 +129,36 @@ def _candidates(folder: Path) -> list[Path]:
     return preferred or every
 
 
-def _checkpoints(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _checkpoints(folder: Path, wanted: str | None) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The checkpoints of the numbered folds, or of ``fold_all`` if there are none, as stock nnU-Net picks them."""
+    names = CHECKPOINTS if wanted is None else (wanted,)
     folds = [path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir()]
     numbered = sorted((fold for fold in folds if fold.isdecimal() and fold.isascii()), key=int)
     if not folds:
         raise UnusableModel(f"{folder.name} has no folds", hint="it should have folders fold_0, fold_1, … or fold_all")
     notes: list[str] = []
     for chosen in (numbered, ["all"] if "all" in folds else []):
-        for name in CHECKPOINTS:
+        for name in names:
             found = {
                 fold: folder / f"fold_{fold}" / name for fold in chosen if (folder / f"fold_{fold}" / name).is_file()
             }
             if not found:
                 continue
-            if name != CHECKPOINTS[0]:
+            if wanted is not None:
+                notes.append(f"{name} was taken, as asked for")
+            elif name != CHECKPOINTS[0]:
                 notes.append(f"no fold has a {CHECKPOINTS[0]}: {name} was taken")
             left_out = sorted(set(folds) - set(found))
             if left_out:
                 notes.append(f"left out: {', '.join(f'fold_{fold}' for fold in left_out)}")
             return found, tuple(notes)
-    raise UnusableModel(f"no fold of {folder.name} has a {CHECKPOINTS[0]}", hint="train to the end, or copy the file")
+    there = sorted({path.name for fold in folds for path in (folder / f"fold_{fold}").glob("*.pth")})
+    raise UnusableModel(
+        f"no fold of {folder.name} has a {names[0]}",
+        hint=f"there are: {', '.join(there)}; --option checkpoint takes one of them"
+        if there
+        else "train to the end, or copy the file",
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

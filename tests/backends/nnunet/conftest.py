@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import frozen
+from cascade_plans import cascaded
 from write_trained_folder import write_trained_folder
 
 from cryomamba_core.geometry import Region
@@ -210,6 +211,59 @@ def edited_model(tiny_tomo_model: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return edit
+
+
+@pytest.fixture
+def fresh_model(edited_model):
+    """A model of any configuration whose weights are random, built by nnU-Net itself."""
+    pytest.importorskip("nnunetv2", reason="stock nnU-Net is the judge")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    def make(name, *, plans, folder=None, mirroring=(0, 1, 2), channels=1, heads=3, background=0.0, **others):
+        def weights(content):
+            described = {}
+
+            def note(edited):
+                plans(edited)
+                described.update(edited["configurations"])
+
+            note(content["init_args"]["plans"])
+            architecture = described[name].get("architecture") or described["3d_fullres"]["architecture"]
+            torch.manual_seed(3)
+            network = get_network_from_plans(
+                architecture["network_class_name"],
+                architecture["arch_kwargs"],
+                architecture["_kw_requires_import"],
+                channels,
+                heads,
+                deep_supervision=False,
+            )
+            content["network_weights"] = network.state_dict()
+            last = max(key for key in content["network_weights"] if key.startswith("decoder.seg_layers."))
+            content["network_weights"][last.replace("weight", "bias")][0] += background
+            content["init_args"]["configuration"] = name
+            content["inference_allowed_mirroring_axes"] = mirroring
+
+        return edited_model(folder or name, plans=plans, checkpoint=weights, **others)
+
+    return make
+
+
+@pytest.fixture
+def cascade(fresh_model):
+    """Both folders of a cascade, the first one's and the second one's."""
+
+    def make(*, plans=cascaded, inputs=1, labels=2, **others):
+        named = {name: f"Trainer__Plans__{name}" for name in ("3d_lowres", "3d_cascade_fullres")}
+        first = fresh_model(
+            "3d_lowres", plans=plans, folder=named["3d_lowres"], channels=inputs, background=1.0, **others
+        )
+        name = "3d_cascade_fullres"
+        return first, fresh_model(name, plans=plans, folder=named[name], channels=inputs + labels, **others)
+
+    return make
 
 
 def disturb(weights: dict[str, Any], seed: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cryomamba_core.allocator import keep_freed, return_freed
+from cryomamba_core.allocator import CUT_OFF, join_freed, keep_freed, return_freed
 
 MIB = 1 << 20
 PIECES = 64
@@ -71,6 +71,20 @@ def keep_maps() -> tuple[int, int, int, int]:
     return kept, faults_of_maps(), before, resident()
 
 
+def takes_what_it_kept(*, joins: bool) -> bool:
+    """Whether a thread that frees a small piece of memory is given the same for the next of its size."""
+    library = ctypes.PyDLL(None)
+    allocate, free = library.malloc, library.free
+    allocate.argtypes, allocate.restype, free.argtypes = (ctypes.c_size_t,), ctypes.c_void_p, (ctypes.c_void_p,)
+    join_freed()  # what it needs itself is there before
+    piece = allocate(CUT_OFF[1])
+    free(piece)
+    if joins:
+        join_freed()
+    again: int = allocate(CUT_OFF[1])
+    return again == piece
+
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not keep what was freed")
 
 
@@ -117,3 +131,10 @@ def test_memory_that_was_freed_between_pieces_still_held_goes_back_to_the_system
         kept, left = alone.submit(free_between_held).result()
     # Of 64 MiB some pages at the edges of pieces stay.
     assert kept - left > PIECES * MIB * 3 / 4
+
+
+@glibc
+@pytest.mark.parametrize("joins", [False, True])
+def test_small_pieces_that_a_thread_kept_are_exchanged_when_they_are_to_be_joined(joins):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        assert alone.submit(takes_what_it_kept, joins=joins).result() != joins

@@ -32,7 +32,7 @@ from cryomamba_backends.nnunet.installed import InstalledModel, read_installed
 from cryomamba_backends.nnunet.memory import EXACT_KEEPS, FAST_KEEPS, Way, activation_bytes, ways_for
 from cryomamba_backends.nnunet.network import build_network
 from cryomamba_backends.nnunet.params import NNUNetParams
-from cryomamba_backends.nnunet.placing import Placing
+from cryomamba_backends.nnunet.placing import Placing, keep_for_layers
 from cryomamba_backends.nnunet.preparing import prepared
 from cryomamba_backends.nnunet.room import Room
 from cryomamba_backends.nnunet.runner import BUNDLED, NNUNetRunner
@@ -235,7 +235,8 @@ def held_by(kind: str, mode: str, *, keeps: bool) -> tuple[int, int]:
     network = prepared(network.requires_grad_(requires_grad=False), course, PATCH)
     return_freed()
     before = psutil.Process().memory_info().rss
-    with torch.inference_mode(), keep_freed() if keeps else nullcontext():
+    freed = keep_for_layers if course.exact else keep_freed
+    with torch.inference_mode(), freed() if keeps else nullcontext():
         for _ in range(2):
             network(torch.ones((1, 1, *PATCH)))
     status = Path("/proc/self/status").read_text(encoding="ascii")

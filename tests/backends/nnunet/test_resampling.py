@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="scores are tensors")
 from cryomamba_backends.nnunet import resampling  # noqa: E402
 from cryomamba_backends.nnunet.grid_change import GridChange  # noqa: E402
 from cryomamba_backends.nnunet.resampling import ResampledRows, scores_on_source  # noqa: E402
+from cryomamba_backends.nnunet.resampling_plans import Resampling  # noqa: E402
 
 #: Extent, voxel size and wanted voxel size.
 CASES = {
@@ -62,15 +63,17 @@ def test_grids_have_as_many_voxels_as_those_of_stock(extent, size, wanted, stock
     change = GridChange.between(extent, size, wanted)
     assert change.target == tuple(stock.compute_new_shape(extent, size, wanted))
     separate, axis = stock.determine_do_sep_z_and_axis(None, size, wanted)
-    assert change.sections == (axis if separate else None)
+    assert change.data.sections == (axis if separate else None)
 
 
 @pytest.mark.parametrize("separate", [None, False, True])
 @pytest.mark.parametrize("size", [(10, 10, 10), (31, 10, 10), (10, 30, 10), (40, 10, 40), (10, 12, 40)])
 @pytest.mark.parametrize("wanted", [(10, 10, 10), (11, 10, 50)])
 def test_sections_are_judged_as_by_stock(separate, size, wanted, stock):
-    found, axis = stock.determine_do_sep_z_and_axis(separate, size, wanted)
-    assert GridChange.between((9, 9, 9), size, wanted, separate=separate).sections == (axis if found else None)
+    change = GridChange.between((9, 9, 9), size, wanted, resampling=Resampling.usual(separate=separate))
+    for transfer, sizes in ((change.data, (size, wanted)), (change.scores, (wanted, size))):
+        found, axis = stock.determine_do_sep_z_and_axis(separate, *sizes)
+        assert transfer.sections == (axis if found else None)
 
 
 @pytest.mark.parametrize(("extent", "size", "wanted"), CASES.values(), ids=CASES)

@@ -177,7 +177,7 @@ def resampled_by(function, **arguments):
 @pytest.mark.parametrize(
     "plans",
     [
-        resampled_by("resample_torch_fornnunet"),
+        resampled_by("resample_torch_fornnunet", mode="bicubic"),
         resampled_by("resample_data_or_seg_to_shape", order=0),
         resampled_by("resample_data_or_seg_to_shape", force_separate_z="often"),
     ],
