@@ -52,7 +52,7 @@ SHAPE = (80, 512, 512)
 #: Of addresses: with what the allocator may have kept, less than voxels and sums, and more than voxels, a strip of an
 #: eighth of the sums, and 30 MiB that are computed with.
 ALLOWED = {"exact": 160 * MIB, "fast": 220 * MIB}
-#: What the allocator keeps of freed pieces, and libraries compile: `memory.FAST_KEEPS` and `memory.LIBRARIES`.
+#: What the allocator keeps, and libraries compile: less than `memory.FAST_KEEPS` and `memory.LIBRARIES`.
 MOST_KEPT = 65 * MIB
 
 
