@@ -136,7 +136,7 @@ def keep_for_layers() -> Iterator[None]:
     """Have what is freed kept, and joined before each layer that PyTorch runs.
 
     How much a network of stock's layers held was chance without it, from one run to the next: the demo's 200 to
-    281 MiB, and 159 to 184 with it.
+    281 MiB, and 159 to 192 with it.
     """
     from torch.nn.modules.module import register_module_forward_pre_hook
 
