@@ -24,9 +24,9 @@ from cryomamba_core.volumes import IntensityStatistics
 
 MIB = 1 << 20
 INTENSITY = IntensityStatistics(minimum=1.0, maximum=2.0, mean=1.5, standard_deviation=0.3)
-#: A row of tiles of 64 voxels over this, of voxels and four sums, is 140 MiB in exact mode and 200 MiB in fast mode.
-SHAPE = (320, 320, 512)
-LEAST_HELD = 100 * MIB
+#: A row of tiles of 64 voxels over this, of voxels and four sums, is 168 MiB in exact mode and 240 MiB in fast mode.
+SHAPE = (320, 384, 512)
+LEAST_HELD = 120 * MIB
 #: What the allocator keeps, and libraries compile: less than `memory.FAST_KEEPS` and `memory.LIBRARIES`.
 MOST_KEPT = 65 * MIB
 
