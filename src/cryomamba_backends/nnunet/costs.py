@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
 from cryomamba_backends.nnunet.course import Course
-from cryomamba_backends.nnunet.memory import Need, Place, Way, peak_bytes
+from cryomamba_backends.nnunet.memory import SINGLE, Need, Place, Way, peak_bytes
 from cryomamba_backends.nnunet.stage import Stage
+from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_backends.nnunet.uncertainty import uncertainty_bytes
 
 
@@ -19,33 +20,32 @@ class Costs:
 
     Attributes
     ----------
-    stages
-        Its sweeps.
+    chains
+        The models whose probabilities are averaged, each after the one that it goes on from if it is a cascade.
     uncertain
         Whether it measures how uncertain labels are.
     """
 
-    stages: Sequence[Stage]
+    chains: Sequence[Sequence[Stage]]
     uncertain: bool
 
     @property
     def course(self) -> Course:
         """How the run goes."""
-        return self.stages[-1].course
+        return self.chains[0][-1].course
 
     def ram(self, way: Way) -> int:
         """Of the host's memory, at the peak."""
-        return self._peak([stage.ram(way) for stage in self.stages]) + self._beside[0]
+        return self._peak(lambda stage: stage.ram(way)) + self._beside[0]
 
     def vram(self, place: Place, batch: int) -> int:
         """Of the device's memory, with so many tiles at once; nothing on the CPU."""
-        return self._peak([stage.vram(place, batch) for stage in self.stages]) + self._beside[1]
+        return self._peak(lambda stage: stage.vram(place, batch)) + self._beside[1]
 
     @property
     def sums(self) -> int:
         """Of the disk, where sums lie there."""
-        each = [stage.sums_bytes for stage in self.stages]
-        return max(each) if self.stages[-1].follows_all else sum(each)
+        return max(sum(stage.sums_bytes for stage in together) for together in self._in_turn)
 
     @property
     def hint(self) -> str:
@@ -53,23 +53,37 @@ class Costs:
         ways = ["cut the volume along its shorter axes (cutting the longest saves nothing)"]
         if self.course.exact:
             ways.append("use mode=fast")
-            if any(len(stage.folds) > 1 for stage in self.stages):
+            if any(len(stage.folds) > 1 for stages in self.chains for stage in stages):
                 ways.append("average fewer folds")
         return " or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
 
-    def _peak(self, needs: Sequence[Need]) -> int:
-        """Of sweeps that take turns, or of the one that needs most where one begins when the other has ended.
+    @property
+    def _alone(self) -> list[Stage]:
+        """First stages that end before anything else begins."""
+        return [stages[0] for stages in self.chains if stages[-1].follows_all]
 
-        The networks of the first may be kept for a further job.
-        """
-        if not self.stages[-1].follows_all:
-            return peak_bytes(needs)
-        largest = max(peak_bytes([need]) for need in needs)
-        return largest and largest + self.stages[0].weight_bytes
+    @property
+    def _in_turn(self) -> list[list[Stage]]:
+        """The sweeps that go at the same time, one list after the other."""
+        together = [stage for stages in self.chains for stage in (stages[-1:] if stages[-1].follows_all else stages)]
+        return [*([stage] for stage in self._alone), together]
+
+    def _peak(self, need: Callable[[Stage], Need]) -> int:
+        """Of sweeps that take turns; the networks of those that have ended may be kept for a further job."""
+        largest = max(peak_bytes([need(stage) for stage in together]) for together in self._in_turn)
+        return largest and largest + sum(stage.weight_bytes for stage in self._alone)
 
     @property
     def _beside(self) -> tuple[int, int]:
-        if not self.uncertain:
-            return 0, 0
-        last = self.stages[-1]
-        return uncertainty_bytes(math.prod(last.change.source[1:]), device=last.course.device)
+        last = self.chains[0][-1]
+        row, on_host = math.prod(last.change.source[1:]), last.course.device == "cpu"
+        host, device = uncertainty_bytes(row, device=last.course.device) if self.uncertain else (0, 0)
+        averaging = self._averaging(row)
+        return (host + averaging, device) if on_host else (host, device + averaging)
+
+    def _averaging(self, row_voxels: int) -> int:
+        """The scores that an ensemble's models wait with, and of them the mean, one model's, and a temporary one."""
+        if len(self.chains) == 1:
+            return 0
+        heads = self.chains[0][-1].recipe.labels.heads
+        return (len(self.chains) + 2) * heads * max(row_voxels, BLOCK_VOXELS) * SINGLE

@@ -15,6 +15,7 @@ from attrs import asdict, evolve, field, frozen
 from cryomamba_backends.nnunet.checkpoints import Checkpoint, read_checkpoint
 from cryomamba_backends.nnunet.installed import (
     DATASET,
+    MEMBER,
     PLANS,
     PREVIOUS,
     RECORD,
@@ -29,6 +30,7 @@ from cryomamba_backends.nnunet.supplied import NETWORKS, NORMALISATIONS, find_su
 from cryomamba_backends.nnunet.trained_folder import (
     TrainedFolder,
     check_checkpoint,
+    member_of,
     open_trained_folder,
     previous_stage_of,
 )
@@ -39,14 +41,17 @@ from cryomamba_core.errors import InvalidParameter, ModelExists, UnusableModel
 from cryomamba_core.wire import dump_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import torch
 
 #: What of a dataset.json is kept; the rest may name patients, paths and files.
 DATASET_KEYS = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
 
-OPTIONS = frozenset({"spacing_unit", "accept_trainer", "checkpoint", "description", "licence", "citation"})
+OPTIONS = frozenset({"spacing_unit", "accept_trainer", "checkpoint", "ensemble", "description", "licence", "citation"})
+
+#: Models beyond these are taken for a mistake; stock nnU-Net itself looks for the best two.
+MOST_MEMBERS = 16
 
 
 @frozen(kw_only=True)
@@ -61,6 +66,8 @@ class InstallOptions:
         Name of a trainer that is not known, but changes nothing but the training.
     checkpoint
         Name of the file to take of each fold, of both stages of a cascade; None for the best one that there is.
+    ensemble
+        Further models whose probabilities are averaged with this one's: folders, or configurations trained beside.
     description, licence, citation
         For people; None to take what ``dataset.json`` has.
     """
@@ -68,6 +75,7 @@ class InstallOptions:
     spacing_unit: SpacingUnit | None = None
     accept_trainer: str | None = None
     checkpoint: str | None = None
+    ensemble: tuple[str, ...] = ()
     description: str | None = None
     licence: str | None = None
     citation: str | None = None
@@ -83,7 +91,19 @@ def parse_options(options: Mapping[str, str]) -> InstallOptions:
         texts["spacing_unit"] = spacing_unit(texts["spacing_unit"])
     if "checkpoint" in texts:
         check_checkpoint(texts["checkpoint"])
+    if "ensemble" in texts:
+        texts["ensemble"] = _names(texts["ensemble"])
     return InstallOptions(**texts)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(names) >= MOST_MEMBERS:
+        raise InvalidParameter(
+            f"ensemble {text!r} names no models, or more than {MOST_MEMBERS - 1}",
+            hint="name those that are averaged with this one, with commas between, as in ensemble=2d,3d_lowres",
+        )
+    return names
 
 
 def check_name(name: str) -> None:
@@ -110,6 +130,8 @@ class PreparedModel:
         What ``model.json`` will say; folds and name are still missing.
     previous
         The model that a cascade begins with; None for all others.
+    members
+        Further models of an ensemble.
     """
 
     source: TrainedFolder
@@ -118,6 +140,7 @@ class PreparedModel:
     weights: dict[str, dict[str, torch.Tensor]] = field(repr=False)
     record: ModelRecord
     previous: PreparedModel | None
+    members: tuple[PreparedModel, ...]
 
 
 def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
@@ -149,10 +172,11 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     guess = None if options.spacing_unit else guess_unit(recipe.spacing)
     axes = _mirroring_axes(first, recipe)
     previous = _previous_stage(source, recipe, options)
+    members = tuple(_member(source, recipe, named, options) for named in options.ensemble)
     unit = options.spacing_unit or guess.unit  # type: ignore[union-attr]  # one of the two is there
     record = ModelRecord(
         name="",
-        digest=_digest(recipe, axes, unit, weights, previous),
+        digest=_digest(recipe, axes, unit, weights, previous, members),
         configuration=first.configuration,
         trainer=first.trainer,
         spacing_unit=unit,
@@ -162,6 +186,7 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         folds=(),
         labels=recipe.labels.labels,
         previous=previous.record.digest if previous else "",
+        members=tuple(member.record.digest for member in members),
         supplied=supplied,
         working_bytes=_working_bytes(recipe),
         channels=channel_names(source.dataset),
@@ -172,7 +197,13 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         notes=(*source.notes, *((guess.note,) if guess else ()), *_suppliers(recipe, supplied)),
     )
     return PreparedModel(
-        source=source, recipe=recipe, checkpoint=first, weights=weights, record=record, previous=previous
+        source=source,
+        recipe=recipe,
+        checkpoint=first,
+        weights=weights,
+        record=record,
+        previous=previous,
+        members=members,
     )
 
 
@@ -200,7 +231,7 @@ def write_model(prepared: PreparedModel, root: Path, name: str) -> InstalledMode
 
 
 def _write_files(prepared: PreparedModel, folder: Path, name: str) -> ModelRecord:
-    """Write a model's files durably into a folder, and those of the stage before it into one inside."""
+    """Write a model's files durably into a folder, and those of models that belong to it into ones inside."""
     from safetensors.torch import save_file
 
     folds = []
@@ -216,9 +247,12 @@ def _write_files(prepared: PreparedModel, folder: Path, name: str) -> ModelRecor
     for path in list(folder.iterdir()):
         path.chmod(0o644)
         sync_file(path)
+    inner = {f"{MEMBER}{number}": member for number, member in enumerate(prepared.members, 1)}
     if prepared.previous is not None:
-        (folder / PREVIOUS).mkdir()
-        _write_files(prepared.previous, folder / PREVIOUS, PREVIOUS)
+        inner[PREVIOUS] = prepared.previous
+    for part, model in inner.items():
+        (folder / part).mkdir()
+        _write_files(model, folder / part, part)
     sync_folder(folder)
     return record
 
@@ -277,7 +311,8 @@ def _suppliers(recipe: ModelRecipe, network: str) -> Iterator[str]:
 def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: InstallOptions) -> PreparedModel | None:
     if recipe.previous_stage is None:
         return None
-    previous = _prepared(previous_stage_of(source, recipe.previous_stage, checkpoint=options.checkpoint), options)
+    folder = previous_stage_of(source, recipe.previous_stage, checkpoint=options.checkpoint)
+    previous = _prepared(folder, evolve(options, ensemble=()))
     same = (previous.recipe.transpose, previous.recipe.labels) == (recipe.transpose, recipe.labels)
     if not same or previous.recipe.planar or previous.recipe.previous_stage:
         raise UnusableModel(
@@ -285,6 +320,25 @@ def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: Install
             hint="both must be of one training",
         )
     return previous
+
+
+def _member(source: TrainedFolder, recipe: ModelRecipe, named: str, options: InstallOptions) -> PreparedModel:
+    """A further model of an ensemble."""
+    folder = member_of(source, named, checkpoint=options.checkpoint)
+    member = _prepared(folder, evolve(options, ensemble=()))
+    for what in ("labels", "transpose"):
+        if getattr(member.recipe, what) != getattr(recipe, what):
+            raise UnusableModel(
+                f"{folder.folder.name} cannot be averaged with {source.folder.name}: its {what} is another",
+                hint="models of an ensemble have the same labels in the same order, and the same transpose_forward",
+            )
+    if len(member.recipe.inputs) != len(recipe.inputs):
+        raise UnusableModel(
+            f"{folder.folder.name} takes {len(member.recipe.inputs)} channels, "
+            f"{source.folder.name} takes {len(recipe.inputs)}",
+            hint="models of an ensemble look at the same channels",
+        )
+    return member
 
 
 def _working_bytes(recipe: ModelRecipe) -> int:
@@ -309,6 +363,7 @@ def _digest(
     unit: SpacingUnit,
     weights: dict[str, dict[str, torch.Tensor]],
     previous: PreparedModel | None,
+    members: Sequence[PreparedModel],
 ) -> str:
     """SHA-256 over what decides the labels, in one canonical form."""
     decisive = {
@@ -317,6 +372,8 @@ def _digest(
         "spacing_unit": unit,
         "previous": previous.record.digest if previous else None,
     }
+    if members:
+        decisive["members"] = [member.record.digest for member in members]
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":")).encode())
     for fold in sorted(weights):
         digest.update(f"\nfold {fold}\n".encode())

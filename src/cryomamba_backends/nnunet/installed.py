@@ -33,6 +33,9 @@ DATASET = "dataset.json"
 #: Folder, in that of a cascade, of the model that it begins with.
 PREVIOUS = "previous"
 
+#: Beginning of the names of folders, in that of an ensemble, of its further models; their numbers follow.
+MEMBER = "member-"
+
 #: Version of the layout of an installed model's folder.
 FORMAT = 1
 
@@ -94,6 +97,8 @@ class ModelRecord:
         What it segments.
     previous
         Digest of the model that a cascade begins with; empty for all others.
+    members
+        Digests of further models whose probabilities are averaged with this one's; empty but for an ensemble.
     supplied
         Name under which a plugin builds the network; empty where none is needed.
     working_bytes
@@ -121,6 +126,7 @@ class ModelRecord:
     folds: tuple[FoldRecord, ...]
     labels: tuple[Label, ...]
     previous: str = ""
+    members: tuple[str, ...] = ()
     supplied: str = ""
     working_bytes: int = 0
     channels: tuple[str, ...] = ()
@@ -154,6 +160,8 @@ class InstalledModel:
             details["channels"] = ", ".join(record.channels)
         if record.previous:
             details["first stage"] = record.previous[:12]
+        if record.members:
+            details["ensemble"] = ", ".join(digest[:12] for digest in record.members)
         if record.notes:
             details["notes"] = "; ".join(record.notes)
         return ModelInfo(
@@ -188,10 +196,30 @@ class InstalledModel:
         """
         if not self.record.previous:
             return None
-        previous = read_installed(self.folder / PREVIOUS)
-        if previous.record.digest != self.record.previous:
-            raise self._damaged(f"its folder {PREVIOUS} holds another model")
-        return previous
+        return self._inner(PREVIOUS, self.record.previous)
+
+    def members(self) -> tuple[InstalledModel, ...]:
+        """Further models whose probabilities are averaged with this one's.
+
+        Raises
+        ------
+        CryoMambaError
+            If one cannot be read.
+        """
+        return tuple(self._inner(f"{MEMBER}{n}", digest) for n, digest in enumerate(self.record.members, 1))
+
+    def decisive_recipe(self) -> ModelRecipe:
+        """The plans that decide how a run goes: this model's, or those of the first of an ensemble that is planar."""
+        own = self.recipe()
+        recipes = [own, *(member.recipe() for member in self.members())]
+        return next((recipe for recipe in recipes if recipe.planar), own)
+
+    def _inner(self, name: str, digest: str) -> InstalledModel:
+        """A model in a folder inside, which must have this digest."""
+        model = read_installed(self.folder / name)
+        if model.record.digest != digest:
+            raise self._damaged(f"its folder {name} holds another model")
+        return model
 
     def network(self, fold: FoldRecord, recipe: ModelRecipe) -> torch.nn.Module:
         """The network of tiles (1, channels, z, y, x) with the weights of a fold, on the CPU, ready to run.

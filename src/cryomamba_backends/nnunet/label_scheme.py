@@ -59,19 +59,44 @@ class LabelScheme:
         labels
             (z, y, x)
         """
+        return self._decided(scores, sigmoid=True)
+
+    def decide_mean(self, probabilities: torch.Tensor) -> NDArray[np.uint8 | np.uint16]:
+        """Labels of voxels, from probabilities as `probabilities` gives them, or from a mean of several."""
+        return self._decided(probabilities, sigmoid=False)
+
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probabilities (heads, z, y, x) in single precision: of labels they add up to 1, regions have one each."""
+        import torch
+
+        single = scores.float()
+        return torch.sigmoid(single) if self.regions is not None else torch.softmax(single, 0)
+
+    def as_scores(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Scores that have these probabilities, as far as single precision goes."""
+        import torch
+
+        least = torch.finfo(torch.float32).tiny
+        if self.regions is not None:
+            return torch.logit(probabilities, eps=torch.finfo(torch.float32).eps)
+        return torch.log(probabilities.clamp_min(least))
+
+    def _decided(self, values: torch.Tensor, *, sigmoid: bool) -> NDArray[np.uint8 | np.uint16]:
+        """Labels of scores or of probabilities: regions are judged by the latter, which `sigmoid` makes of scores."""
         import torch
 
         dtype = label_dtype(max(self.names))
         wide = torch.uint8 if dtype.itemsize == 1 else torch.int32
-        labels = torch.zeros(scores.shape[1:], dtype=wide, device=scores.device)
+        labels = torch.zeros(values.shape[1:], dtype=wide, device=values.device)
         if self.regions is not None:
             for head, value in enumerate(self.regions):
-                labels.masked_fill_(torch.sigmoid(scores[head].float()) > 0.5, value)
+                probable = torch.sigmoid(values[head].float()) if sigmoid else values[head]
+                labels.masked_fill_(probable > 0.5, value)
         else:
-            best = scores[0].clone()
+            best = values[0].clone()
             for head in range(1, self.heads):
-                labels.masked_fill_(scores[head] > best, head)
-                torch.maximum(best, scores[head], out=best)
+                labels.masked_fill_(values[head] > best, head)
+                torch.maximum(best, values[head], out=best)
         decided: NDArray[Any] = labels.cpu().numpy().astype(dtype, copy=False)
         return decided
 

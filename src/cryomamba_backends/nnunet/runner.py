@@ -108,29 +108,29 @@ class NNUNetRunner(ModelRunner):
 
     def plan(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> RunPlan:
         """Count the tiles and the memory of a run, or refuse it."""
-        stages = self._stages(self._find(model), grid, grid.shape, params, device)
-        costs = Costs(stages=stages, uncertain=params.uncertainty != "none")
+        chains = self._chains(self._find(model), grid, grid.shape, params, device)
+        costs = Costs(chains=chains, uncertain=params.uncertainty != "none")
         total = host_room().total
         ways = ways_for(device)
         way = next((way for way in ways if costs.ram(way) <= total), None)
         if way is None:
             raise out_of_memory(costs.ram(ways[-1]), total, costs.hint)
         return RunPlan(
-            tiles=sum(stage.images for stage in stages),
+            tiles=sum(stage.images for stages in chains for stage in stages),
             ram_bytes=costs.ram(way),
             vram_bytes=costs.vram(way.place, costs.course.batch),
-            notes=_notes(stages, params),
+            notes=_notes(chains, params),
         )
 
     def sweep_axis(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> int:
         """The axis along which a run holds least; in exact mode, the first one of the model."""
-        return choose_course(self._find(model).recipe(), grid.shape, params, device).axes[0]
+        return choose_course(self._find(model).decisive_recipe(), grid.shape, params, device).axes[0]
 
     def settle(self, model: ModelInfo, params: Any, device: str) -> Any:
         """The parameters with the precision that suits this machine, and the PyTorch on it."""
         if params.mode == "exact":
             return params
-        precision = choose_precision(self._find(model).recipe(), params, device)
+        precision = choose_precision(self._find(model).decisive_recipe(), params, device)
         if params.precision == "auto" and precision == "fixed":
             answer = self._settings.data_dir / "cpu.json"
             precision = "fixed" if kept_or_asked(answer, bytes_convolve) else "single"
@@ -158,7 +158,7 @@ class NNUNetRunner(ModelRunner):
 
     def shard_bounds(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str, count: int) -> tuple[int, ...]:
         """Where rows of tiles begin, so that no more of them than must be are run by two shards."""
-        return self._stages(self._find(model), grid, grid.shape, params, device)[-1].shard_bounds(count)
+        return self._chains(self._find(model), grid, grid.shape, params, device)[0][-1].shard_bounds(count)
 
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
         """Segment a volume; final blocks are whole on all axes but `sweep_axis`, along which they ascend."""
@@ -170,7 +170,7 @@ class NNUNetRunner(ModelRunner):
         installed = self._find(context.model)
         grid = volume.grid
         self.check_volume(context.model, volume)
-        for note in _notes(self._stages(installed, grid, grid.shape, params, context.device), params):
+        for note in _notes(self._chains(installed, grid, grid.shape, params, context.device), params):
             context.note(note)
         _set_threads(self._settings.threads)
         box = nonzero_box(volume, on_slab=context.checkpoint)
@@ -181,7 +181,8 @@ class NNUNetRunner(ModelRunner):
                 f"NumPy {np.__version__} adds up cropped volumes in an order that is not known: the last bit of the "
                 "normalisation may differ from stock nnU-Net's"
             )
-        *before, stage = self._stages(installed, grid, box.shape, params, context.device)
+        chains = self._chains(installed, grid, box.shape, params, context.device)
+        stage = chains[0][-1]
         axis = stage.course.axes[0]
         asked = context.rows(grid.shape[axis])
         resumed = max(asked.start, context.final_rows)
@@ -197,7 +198,7 @@ class NNUNetRunner(ModelRunner):
         first_row = max(0, resumed - box.start[axis])
         if first_row < rows.stop:
             passes = Passes(
-                stages=[*before, stage],
+                chains=chains,
                 volume=volume,
                 box=box,
                 params=params,
@@ -209,20 +210,22 @@ class NNUNetRunner(ModelRunner):
         after = max(resumed, box.stop[axis])
         yield from labels.background(after, asked.stop, on_block=context.checkpoint)
 
-    def _stages(
+    def _chains(
         self, installed: InstalledModel, grid: VoxelGrid, extent: Index3, params: NNUNetParams, device: str
-    ) -> list[Stage]:
-        """The model over a box of `extent`, after the one that it goes on from if it is a cascade."""
-        folds = _chosen_folds(installed, params)
-        course = choose_course(installed.recipe(), grid.shape, params, device)
-        chain = [(installed, folds)]
-        previous = installed.previous_stage()
-        if previous is not None:
-            chain.insert(0, (previous, previous.record.folds))
-        return [
-            Stage.over(extent, model, grid=grid, folds=its_folds, course=course, params=params)
-            for model, its_folds in chain
-        ]
+    ) -> list[tuple[Stage, ...]]:
+        """The models of a run over a box of `extent`, each after the one that it goes on from if it is a cascade."""
+        course = choose_course(installed.decisive_recipe(), grid.shape, params, device)
+
+        def stage(model: InstalledModel, folds: tuple[FoldRecord, ...]) -> Stage:
+            return Stage.over(extent, model, grid=grid, folds=folds, course=course, params=params)
+
+        def chain(model: InstalledModel) -> Iterator[Stage]:
+            previous = model.previous_stage()
+            if previous is not None:
+                yield stage(previous, previous.record.folds)
+            yield stage(model, _chosen_folds(model, params))
+
+        return [tuple(chain(model)) for model in (installed, *installed.members())]
 
     def _installed(self) -> Iterator[InstalledModel]:
         return installed_models(BUNDLED, self._settings.models_dir)
@@ -255,13 +258,17 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
     return tuple(known[str(fold)] for fold in params.folds)
 
 
-def _notes(stages: Sequence[Stage], params: NNUNetParams) -> tuple[str, ...]:
-    told = [stages[-1].course.told, *(note for stage in stages for note in stage.notes)]
+def _notes(chains: Sequence[Sequence[Stage]], params: NNUNetParams) -> tuple[str, ...]:
+    last = [stages[-1] for stages in chains]
+    told = [last[0].course.told, *(note for stages in chains for stage in stages for note in stage.notes)]
+    if len(chains) > 1:
+        named = ", ".join(stage.installed.record.configuration for stage in last)
+        told.insert(1, f"probabilities are averaged over {len(chains)} models: {named}")
     asked = {
-        "coarse=on": params.coarse == "on" and not stages[-1].follows_all,
+        "coarse=on": params.coarse == "on" and not last[0].follows_all,
         f"coarse_first={params.coarse_first}": params.coarse_first is not None,
     }
-    if len(stages) > 1 and any(asked.values()):
+    if len(chains[0]) > 1 and any(asked.values()):
         named = " and ".join(name for name, given in asked.items() if given)
         told.append(f"{named} was not heeded: a cascade has no coarse answer before its own")
     elif params.coarse == "off" and params.coarse_first is not None:

@@ -77,8 +77,8 @@ def open_trained_folder(folder: Path, *, checkpoint: str | None = None) -> Train
     checkpoints, notes = _checkpoints(found[0], checkpoint)
     return TrainedFolder(
         folder=found[0],
-        plans=_read_json(found[0] / "plans.json"),
-        dataset=_read_json(found[0] / "dataset.json"),
+        plans=read_json(found[0] / "plans.json"),
+        dataset=read_json(found[0] / "dataset.json"),
         checkpoints=checkpoints,
         notes=notes,
     )
@@ -101,14 +101,49 @@ def previous_stage_of(source: TrainedFolder, configuration: str, *, checkpoint: 
     UnusableModel
         If it is not there.
     """
-    name = f"{source.folder.absolute().name.rpartition('__')[0]}__{configuration}"
-    folder = source.folder.absolute().parent / name
+    folder = _beside(source, configuration)
     if not (folder / "plans.json").is_file():
         raise UnusableModel(
-            f"{source.folder.name} goes on from a {configuration} model, but there is no folder {name} beside it",
+            f"{source.folder.name} goes on from a {configuration} model, but there is no {folder.name} beside it",
             hint=f"copy the trained {configuration} model there",
         )
     return open_trained_folder(folder, checkpoint=checkpoint)
+
+
+def member_of(source: TrainedFolder, named: str, *, checkpoint: str | None = None) -> TrainedFolder:
+    """A model that is averaged with another one.
+
+    Parameters
+    ----------
+    source
+        The other one.
+    named
+        Its folder, or the name of a configuration whose folder lies beside the other one, as nnU-Net leaves it.
+    checkpoint
+        As `open_trained_folder` takes it.
+
+    Raises
+    ------
+    UnusableModel
+        If it is not there.
+    """
+    beside = _beside(source, named)
+    plain = Path(named).name == named
+    if plain and (beside / "plans.json").is_file():
+        return open_trained_folder(beside, checkpoint=checkpoint)
+    if not Path(named).is_dir():
+        looked = f", and no folder {beside.name} beside {source.folder.name}" if plain else ""
+        raise UnusableModel(
+            f"there is no model {named!r} to average with: no such folder{looked}",
+            hint="give the folder of a trained model, or the name of a configuration that was trained beside, as in 2d",
+        )
+    return open_trained_folder(Path(named), checkpoint=checkpoint)
+
+
+def _beside(source: TrainedFolder, configuration: str) -> Path:
+    """Where nnU-Net leaves the model of another configuration of the same trainer and plans."""
+    folder = source.folder.absolute()
+    return folder.parent / f"{folder.name.rpartition('__')[0]}__{configuration}"
 
 
 def check_checkpoint(name: str) -> None:
@@ -117,6 +152,27 @@ def check_checkpoint(name: str) -> None:
         raise InvalidParameter(
             f"{name!r} cannot be a checkpoint's name", hint="give the name of the file alone, as in checkpoint_best.pth"
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a trained model.
+
+    Raises
+    ------
+    UnusableModel
+        If there is none.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise UnusableModel(f"{path.name} has more than {MAX_JSON_BYTES >> 20} MiB, which no {path.name} has")
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UnusableModel(f"{path.name} is missing", hint=f"copy it into {path.parent}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableModel(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UnusableModel(f"{path.name} holds no JSON object")
+    return content
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -159,17 +215,3 @@ def _checkpoints(folder: Path, wanted: str | None) -> tuple[dict[str, Path], tup
         if there
         else "train to the end, or copy the file",
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise UnusableModel(f"{path.name} has more than {MAX_JSON_BYTES >> 20} MiB, which no {path.name} has")
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UnusableModel(f"{path.name} is missing", hint=f"copy it into {path.parent}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnusableModel(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UnusableModel(f"{path.name} holds no JSON object")
-    return content

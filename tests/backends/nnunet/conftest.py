@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -87,7 +87,8 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
     """Labels of stock nnU-Net for an array (z, y, x) or (channels, z, y, x), from a trained-model folder.
 
     ``spacing`` is (z, y, x) in the plans' unit; ``previous`` are the labels that a cascade goes on from. Given
-    ``probabilities``, a function of scores (heads, z, y, x), what it makes of stock's is returned instead of labels.
+    ``probabilities``, a function of scores (heads, z, y, x), what it makes of stock's is returned instead of labels;
+    ``"stock"`` for the probabilities that stock itself makes of them.
     """
     pytest.importorskip("nnunetv2", reason="stock nnU-Net is the judge")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -105,7 +106,7 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
         folds: tuple[int | str, ...] = (0,),
         spacing: Sequence[float] | None = None,
         previous: np.ndarray | None = None,
-        probabilities: Callable[[np.ndarray], np.ndarray] | None = None,
+        probabilities: Callable[[np.ndarray], np.ndarray] | Literal["stock"] | None = None,
     ) -> np.ndarray:
         torch.set_num_threads(THREADS)
         spacing = list(spacing or _spacing_of(folder))
@@ -123,7 +124,10 @@ def stock_labels() -> Iterator[Callable[..., np.ndarray]]:
             given = (array if array.ndim == 4 else array[None], {"spacing": spacing}, before)
             if probabilities is None:
                 return np.asarray(predictor.predict_single_npy_array(*given))
-            predictor.label_manager.inference_nonlin = lambda scores: torch.from_numpy(probabilities(scores.numpy()))
+            if probabilities != "stock":
+                predictor.label_manager.inference_nonlin = lambda scores: torch.from_numpy(
+                    probabilities(scores.numpy())
+                )
             _, made = predictor.predict_single_npy_array(*given, save_or_return_probabilities=True)
             return np.asarray(made)
 

@@ -12,7 +12,7 @@ from attrs import evolve
 from cascade_plans import cascaded
 from scipy.ndimage import binary_fill_holes
 
-from cryomamba_backends.nnunet import first_labels, open_zeros
+from cryomamba_backends.nnunet import open_zeros, whole_labels
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.runner import BUNDLED
 from cryomamba_backends.nnunet.scores import StockScores
@@ -20,6 +20,9 @@ from cryomamba_core.errors import UnusableModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.testing.contexts import RecordingContext
 from cryomamba_core.testing.volumes import ArrayVolume
+
+#: Files of the labels of a first stage.
+LABELS, MARK = "first-stage-0.raw", "first-stage-0.json"
 
 
 def regions(dataset):
@@ -248,7 +251,7 @@ def test_the_labels_of_the_first_stage_are_a_provisional_answer(masked_run, runn
 
 
 def test_another_attempt_goes_on_from_the_first_stage(masked_run, runner, tmp_path, monkeypatch):
-    monkeypatch.setattr(first_labels, "MARK_INTERVAL", 0.0)
+    monkeypatch.setattr(whole_labels, "MARK_INTERVAL", 0.0)
     whole, undisturbed = masked_run()
     given = {"lasting": tmp_path, "source": "a" * 64}
     stopped, _ = masked_run(stop_after=4, **given)
@@ -267,12 +270,12 @@ def test_another_attempt_goes_on_from_the_first_stage(masked_run, runner, tmp_pa
 def test_what_another_attempt_cannot_go_on_from_is_made_anew(damage, masked_run, tmp_path):
     whole, undisturbed = masked_run(lasting=tmp_path, source="a" * 64)
     if damage == "a mark that is torn":
-        (tmp_path / first_labels.MARK).write_bytes((tmp_path / first_labels.MARK).read_bytes()[:-3])
+        (tmp_path / MARK).write_bytes((tmp_path / MARK).read_bytes()[:-3])
     if damage == "labels that are gone":
-        (tmp_path / first_labels.LABELS).unlink()
+        (tmp_path / LABELS).unlink()
     else:
-        content = (tmp_path / first_labels.LABELS).read_bytes()
-        (tmp_path / first_labels.LABELS).write_bytes(bytes(len(content)))
+        content = (tmp_path / LABELS).read_bytes()
+        (tmp_path / LABELS).write_bytes(bytes(len(content)))
     source = ("b" if damage == "another source" else "a") * 64
     again, context = masked_run(lasting=tmp_path, source=source)
     np.testing.assert_array_equal(joined(again), joined(whole))

@@ -116,7 +116,7 @@ def test_a_shard_that_goes_on_has_the_labels_of_the_whole(runner, edited_model, 
 def test_shards_have_about_the_same_number_of_tiles_and_share_few(count, runner, edited_model):
     model = runner.install(edited_model(plans=tiles()), name="long")
     grid, params = VoxelGrid(shape=(656, 32, 32), voxel_size=(10.0, 10.0, 10.0)), NNUNetParams(spacing="voxels")
-    [stage] = runner._stages(runner._find(model), grid, grid.shape, params, "cpu")
+    [[stage]] = runner._chains(runner._find(model), grid, grid.shape, params, "cpu")
     bounds = runner.shard_bounds(model, grid, params, "cpu", count)
     steps = [len(stage.grid.steps(range(*rows))) for rows in pairwise(bounds)]
     assert max(steps) - min(steps) <= 1
