@@ -42,6 +42,8 @@ class Parameter:
         The only values it may take, as the user writes them; empty where any value of the type will do.
     section
         Whether its value names a section of the tomogram, as ``z=120`` does: a desktop offers the one that is shown.
+    labels
+        Whether its values are names of the model's labels, or ``all`` for every one: a shell offers them.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Parameter:
     help: str = ""
     choices: tuple[str, ...] = ()
     section: bool = False
+    labels: bool = False
 
 
 def describe_parameters(params_type: type[Any]) -> tuple[Parameter, ...]:
@@ -65,6 +68,7 @@ def describe_parameters(params_type: type[Any]) -> tuple[Parameter, ...]:
             help=str(field.metadata.get("help", "")),
             choices=_choices(hints.get(field.name, str)),
             section=bool(field.metadata.get("section", False)),
+            labels=bool(field.metadata.get("labels", False)),
         )
         for field in attrs.fields(params_type)
         if field.init
@@ -215,12 +219,19 @@ def _parse_union(members: tuple[Any, ...], text: str) -> Any:
 
 def _parse_sequence(kind: Any, text: str) -> tuple[Any, ...]:
     members = get_args(kind)
-    parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+    parts = [part.strip() for part in _unwrapped(text).split(",") if part.strip()]
     if not members:
         return tuple(_guess(part) for part in parts)
     if get_origin(kind) is list or members[-1] is Ellipsis:
         return tuple(_parse(members[0], part) for part in parts)
     return tuple(_parse(member, part) for member, part in zip(members, parts, strict=True))
+
+
+def _unwrapped(text: str) -> str:
+    """A text without the brackets around it; those that belong to a word, as in ``small (1)``, stay."""
+    inner = text.strip()[1:-1]
+    wrapped = text.strip() in (f"({inner})", f"[{inner}]")
+    return inner if wrapped and not any(bracket in inner for bracket in "()[]") else text
 
 
 def _guess(text: str) -> Any:

@@ -20,6 +20,9 @@ from cryomamba_core.labels import LabelBlock
 #: By how much a companion's preview has fewer voxels than that of the labels: it hardly compresses.
 COMPANION_PART = 8
 
+#: By how much all of them together have fewer, however many there are: more than four are each coarser than that.
+COMPANIONS_PART = 2
+
 
 @frozen(kw_only=True)
 class PreviewPolicy:
@@ -209,7 +212,7 @@ class PreviewBuilder:
     policy
         How coarse the preview is.
     companions
-        What comes with the labels.
+        What comes with the labels; the more there are, the coarser are their previews.
     """
 
     def __init__(
@@ -224,10 +227,9 @@ class PreviewBuilder:
         self._covered: Region | None = None
         self._final_voxels = 0
         self._sequence = 0
-        self._companions = {
-            companion.name: _CompanionBuilder(companion.name, grid, max(1, policy.max_voxels // COMPANION_PART))
-            for companion in companions
-        }
+        names = [companion.name for companion in companions]
+        part = max(COMPANION_PART, COMPANIONS_PART * len(names))
+        self._companions = {name: _CompanionBuilder(name, grid, max(1, policy.max_voxels // part)) for name in names}
 
     def add_provisional(self, block: LabelBlock) -> None:
         """Take in labels that a later block will replace; they never replace final ones."""

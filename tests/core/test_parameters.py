@@ -28,6 +28,7 @@ class Params:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     name: str = "x"
     shape: Shape = Shape.ROUND
+    only: tuple[str, ...] = field(default=(), metadata={"labels": True})
 
 
 def test_every_field_is_described_in_words():
@@ -38,6 +39,8 @@ def test_every_field_is_described_in_words():
     assert described["folds"].type_name == "whole numbers, comma-separated or none"
     assert described["spacing"].default == (1.0, 1.0, 1.0)
     assert described["shape"].choices == ("round", "flat")
+    assert described["only"].type_name == "words, comma-separated"
+    assert [name for name, parameter in described.items() if parameter.labels] == ["only"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,12 @@ def test_every_field_is_described_in_words():
         ("spacing=1,2,3.5", "spacing", [1.0, 2.0, 3.5]),
         ("name=a=b", "name", "a=b"),
         ("shape=flat", "shape", "flat"),
+        ("only=membrane", "only", ["membrane"]),
+        ("only=gold bead, 80S", "only", ["gold bead", "80S"]),
+        ("only=(gold, 80S)", "only", ["gold", "80S"]),
+        ("only=gold (5 nm), gold (10 nm)", "only", ["gold (5 nm)", "gold (10 nm)"]),
+        ("only=(5) gold (nm)", "only", ["(5) gold (nm)"]),
+        ("only=", "only", []),
     ],
 )
 def test_text_becomes_what_the_field_holds(assignment, name, value):

@@ -12,6 +12,7 @@ from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.labels import LabelBlock
 from cryomamba_core.previews import (
     COMPANION_PART,
+    COMPANIONS_PART,
     Preview,
     PreviewBuilder,
     PreviewPolicy,
@@ -81,6 +82,17 @@ def test_the_last_preview_of_a_companion_holds_the_means_of_blocks(seed, depths,
     for index in np.ndindex(doubt.grid.shape):
         block = values[tuple(slice(at * doubt.factor, (at + 1) * doubt.factor) for at in index)]
         assert doubt.values()[index] == np.floor(block.mean() + 0.5)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 30, 1000])
+def test_many_companions_are_coarser_so_that_all_of_them_fit_a_message(count):
+    labels, policy = np.zeros((40, 50, 60), np.uint8), PreviewPolicy(max_voxels=20_000)
+    companions = [Companion(name=f"doubt-{number}", meaning="") for number in range(count)]
+    shown = PreviewBuilder(grid_of(labels), labels, policy, companions).snapshot().companions
+    assert [each.name for each in shown] == [companion.name for companion in companions]
+    most = min(policy.max_voxels // COMPANION_PART, policy.max_voxels // COMPANIONS_PART // count)
+    assert {each.factor for each in shown} == {preview_factor(labels.shape, most)}
+    assert sum(each.grid.voxels for each in shown) <= policy.max_voxels // COMPANIONS_PART
 
 
 def test_provisional_labels_do_not_replace_final_ones():

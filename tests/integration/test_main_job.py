@@ -87,6 +87,40 @@ def wait_for_event(data_dir, kind, process):
     pytest.fail(f"the command ended: {process.communicate()}")
 
 
+def test_probabilities_lie_beside_the_mask_in_files_that_others_open(cryomamba, tomogram, tmp_path):
+    names, out = ("membrane", "microtubule", "ribosome"), tmp_path / "out"
+    code, _, err = finish(cryomamba("segment", tomogram, *MODEL, "--param", "probabilities=all", "--out", out))
+    assert code == 0, err
+    mask = mrcfile.read(out / "noise.mask.mrc")
+    read = {}
+    for name in names:
+        path = f"{out / 'noise'}.probability-{name}"
+        assert mrcfile.validate(f"{path}.mrc", print_file=sys.stderr)
+        with mrcfile.open(f"{path}.mrc") as file:
+            read[name], said = file.data.copy(), b" ".join(file.header.label).decode()
+            assert file.voxel_size.x == pytest.approx(10)
+        assert f"probability of the label {name}" in " ".join(said.split())
+        assert np.array_equal(nrrd.read(f"{path}.nrrd")[0].T, read[name])
+        assert np.array_equal(np.asarray(nibabel.load(f"{path}.nii.gz").dataobj).T, read[name])
+    values = np.stack([read[name] for name in names]).astype(int)
+    assert values.shape == (3, *mask.shape)
+    assert values.sum(0).max() <= 255 + len(names) / 2, "nothing is more than certain"
+    background = 255 - values.sum(0)
+    for value, probability in enumerate((background, *values)):
+        others = np.delete(np.stack([background, *values]), value, axis=0).max(0)
+        assert (probability >= others - 3)[mask == value].all(), "the mask has the most probable label"
+    manifest = json.loads((out / "noise.manifest.json").read_text())
+    assert [each["name"] for each in manifest["run"]["companions"]] == [f"probability-{name}" for name in names]
+
+
+def test_a_label_that_the_model_does_not_have_is_refused_at_once(cryomamba, tomogram, tmp_path):
+    words = ["--param", "probabilities=membrane,vesicle", "--out", tmp_path / "out"]
+    code, _, err = finish(cryomamba("segment", tomogram, *MODEL, *words))
+    assert code == 3
+    assert "'vesicle'" in err
+    assert "it has: membrane, microtubule, ribosome" in err
+
+
 @pytest.mark.parametrize("name", ["13pf_MT.mrc", "EMD-3001.map"])
 def test_the_masks_of_a_real_file_agree_in_space(cryomamba, shared_data, tmp_path, name):
     options = ["--param", "spacing=voxels", "--out", tmp_path / "out"]

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 class Blocks:
-    """Puts labels of the box, and companions, into blocks that are whole on all axes but that of the sweep."""
+    """Puts labels of the box, and companions, into blocks that are whole on all axes but that of the sweep.
+
+    Attributes
+    ----------
+    companions
+        Their names.
+    """
 
     def __init__(
         self, shape: Index3, axes: Index3, box: Region, dtype: np.dtype[Any], *, companions: tuple[str, ...]
     ) -> None:
         self._shape, self._axis, self._box, self._dtype = shape, axes[0], box, dtype
-        self._companions = companions
+        self.companions = companions
         self._axes, self._back = axes, np.argsort(axes)
 
     def in_sweep(self, section: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -40,7 +46,7 @@ class Blocks:
         for start in range(first, last, depth):
             on_block()
             region = self._region(start, min(start + depth, last))
-            certain = {name: np.zeros(region.shape, np.uint8) for name in self._companions}
+            certain = {name: np.zeros(region.shape, np.uint8) for name in self.companions}
             yield LabelBlock(region=region, labels=np.zeros(region.shape, self._dtype), companions=certain)
 
     def block(

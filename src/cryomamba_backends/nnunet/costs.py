@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
+from cryomamba_backends.nnunet.beside import beside_bytes
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.memory import SINGLE, Need, Place, Way, peak_bytes
+from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.postprocessing import KeepLargest, postprocessing_bytes
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
-from cryomamba_backends.nnunet.uncertainty import uncertainty_bytes
+from cryomamba_core.labels import label_dtype
 
 
 @frozen(kw_only=True)
@@ -22,12 +25,15 @@ class Costs:
     ----------
     chains
         The models whose probabilities are averaged, each after the one that it goes on from if it is a cascade.
-    uncertain
-        Whether it measures how uncertain labels are.
+    params
+        Of the run.
+    steps
+        What is done with the mask when it is whole.
     """
 
     chains: Sequence[Sequence[Stage]]
-    uncertain: bool
+    params: NNUNetParams
+    steps: Sequence[KeepLargest] = ()
 
     @property
     def course(self) -> Course:
@@ -36,7 +42,7 @@ class Costs:
 
     def ram(self, way: Way) -> int:
         """Of the host's memory, at the peak."""
-        return self._peak(lambda stage: stage.ram(way)) + self._beside[0]
+        return max(self._peak(lambda stage: stage.ram(way)) + self._beside[0], self._tidying)
 
     def vram(self, place: Place, batch: int) -> int:
         """Of the device's memory, with so many tiles at once; nothing on the CPU."""
@@ -77,9 +83,19 @@ class Costs:
     def _beside(self) -> tuple[int, int]:
         last = self.chains[0][-1]
         row, on_host = math.prod(last.change.source[1:]), last.course.device == "cpu"
-        host, device = uncertainty_bytes(row, device=last.course.device) if self.uncertain else (0, 0)
+        host, device = beside_bytes(last.recipe.labels, self.params, row, device=last.course.device)
         averaging = self._averaging(row)
         return (host + averaging, device) if on_host else (host, device + averaging)
+
+    @property
+    def _tidying(self) -> int:
+        """When the mask is whole; the networks may be kept for a further job."""
+        if not self.steps:
+            return 0
+        last = self.chains[0][-1]
+        dtype = label_dtype(max(last.recipe.labels.names))
+        weights = sum(stage.weight_bytes for stages in self.chains for stage in stages)
+        return weights + postprocessing_bytes(last.change.source, dtype)
 
     def _averaging(self, row_voxels: int) -> int:
         """The scores that an ensemble's models wait with, and of them the mean, one model's, and a temporary one."""

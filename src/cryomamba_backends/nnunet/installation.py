@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, evolve, field, frozen
+from attrs import asdict, evolve, field, fields, frozen
 
 from cryomamba_backends.nnunet.checkpoints import Checkpoint, read_checkpoint
 from cryomamba_backends.nnunet.installed import (
@@ -24,7 +24,15 @@ from cryomamba_backends.nnunet.installed import (
     ModelRecord,
 )
 from cryomamba_backends.nnunet.network import build_network, fill_network, unique_weights
-from cryomamba_backends.nnunet.plans import SCHEMES, BuiltNetworkRecipe, ModelRecipe, channel_names, parse_recipe
+from cryomamba_backends.nnunet.plans import (
+    SCHEMES,
+    BuiltNetworkRecipe,
+    ModelRecipe,
+    channel_names,
+    parse_recipe,
+    with_stock_classes,
+)
+from cryomamba_backends.nnunet.postprocessing import KeepLargest, read_postprocessing
 from cryomamba_backends.nnunet.spacing import SpacingUnit, guess_unit, in_angstrom, spacing_unit
 from cryomamba_backends.nnunet.supplied import NETWORKS, NORMALISATIONS, find_supplied
 from cryomamba_backends.nnunet.trained_folder import (
@@ -48,8 +56,6 @@ if TYPE_CHECKING:
 #: What of a dataset.json is kept; the rest may name patients, paths and files.
 DATASET_KEYS = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
 
-OPTIONS = frozenset({"spacing_unit", "accept_trainer", "checkpoint", "ensemble", "description", "licence", "citation"})
-
 #: Models beyond these are taken for a mistake; stock nnU-Net itself looks for the best two.
 MOST_MEMBERS = 16
 
@@ -64,18 +70,25 @@ class InstallOptions:
         What the plans' spacing is measured in; None to guess.
     accept_trainer
         Name of a trainer that is not known, but changes nothing but the training.
+    accept_preprocessor, accept_label_manager
+        Names of classes of the user's that do what nnU-Net's own do where volumes are segmented.
     checkpoint
         Name of the file to take of each fold, of both stages of a cascade; None for the best one that there is.
     ensemble
         Further models whose probabilities are averaged with this one's: folders, or configurations trained beside.
+    postprocessing
+        The ``postprocessing.json`` that training has written, or its folder: what is done with whole masks.
     description, licence, citation
         For people; None to take what ``dataset.json`` has.
     """
 
     spacing_unit: SpacingUnit | None = None
     accept_trainer: str | None = None
+    accept_preprocessor: str | None = None
+    accept_label_manager: str | None = None
     checkpoint: str | None = None
     ensemble: tuple[str, ...] = ()
+    postprocessing: str | None = None
     description: str | None = None
     licence: str | None = None
     citation: str | None = None
@@ -83,9 +96,10 @@ class InstallOptions:
 
 def parse_options(options: Mapping[str, str]) -> InstallOptions:
     """Options from their texts; raises `InvalidParameter` for one that is not known."""
+    known = sorted(field.name for field in fields(InstallOptions))
     for key in options:
-        if key not in OPTIONS:
-            raise InvalidParameter(f"option {key!r} is not known", hint=f"there are: {', '.join(sorted(OPTIONS))}")
+        if key not in known:
+            raise InvalidParameter(f"option {key!r} is not known", hint=f"there are: {', '.join(known)}")
     texts: dict[str, Any] = dict(options)
     if "spacing_unit" in texts:
         texts["spacing_unit"] = spacing_unit(texts["spacing_unit"])
@@ -159,6 +173,10 @@ def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
 def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     checkpoints = {fold: read_checkpoint(path) for fold, path in source.checkpoints.items()}
     first = next(iter(checkpoints.values()))
+    stock = with_stock_classes(
+        source.plans, preprocessor=options.accept_preprocessor, label_manager=options.accept_label_manager
+    )
+    source = evolve(source, plans=stock, notes=(*source.notes, *_vouched(options, changed=stock != source.plans)))
     plans = parse_recipe(source.plans, source.dataset, first.configuration)
     supplied = supplied_network(plans.network, trainer=first.trainer, accepted=options.accept_trainer)
     recipe = with_network(plans, trainer=first.trainer, supplied=supplied)
@@ -169,6 +187,7 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         network = build_network(recipe.network, channels=recipe.channels, heads=recipe.labels.heads)
         fill_network(network, checkpoint.weights, source=f"fold_{fold}/{source.checkpoints[fold].name}")
         weights[fold] = unique_weights(network)
+    steps = () if options.postprocessing is None else read_postprocessing(Path(options.postprocessing), recipe.labels)
     guess = None if options.spacing_unit else guess_unit(recipe.spacing)
     axes = _mirroring_axes(first, recipe)
     previous = _previous_stage(source, recipe, options)
@@ -176,7 +195,7 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     unit = options.spacing_unit or guess.unit  # type: ignore[union-attr]  # one of the two is there
     record = ModelRecord(
         name="",
-        digest=_digest(recipe, axes, unit, weights, previous, members),
+        digest=_digest(recipe, axes, unit, weights, previous, members, steps),
         configuration=first.configuration,
         trainer=first.trainer,
         spacing_unit=unit,
@@ -187,6 +206,7 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         labels=recipe.labels.labels,
         previous=previous.record.digest if previous else "",
         members=tuple(member.record.digest for member in members),
+        postprocessing=steps,
         supplied=supplied,
         working_bytes=_working_bytes(recipe),
         channels=channel_names(source.dataset),
@@ -299,6 +319,12 @@ def _mirroring_axes(checkpoint: Checkpoint, recipe: ModelRecipe) -> tuple[int, .
     return axes
 
 
+def _vouched(options: InstallOptions, *, changed: bool) -> Iterator[str]:
+    for name in (options.accept_preprocessor, options.accept_label_manager):
+        if name is not None and changed:
+            yield f"{name} was taken for nnU-Net's own, as asked for"
+
+
 def _suppliers(recipe: ModelRecipe, network: str) -> Iterator[str]:
     """Which packages supply what the model needs, one sentence each."""
     if network:
@@ -312,7 +338,7 @@ def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: Install
     if recipe.previous_stage is None:
         return None
     folder = previous_stage_of(source, recipe.previous_stage, checkpoint=options.checkpoint)
-    previous = _prepared(folder, evolve(options, ensemble=()))
+    previous = _prepared(folder, evolve(options, ensemble=(), postprocessing=None))
     same = (previous.recipe.transpose, previous.recipe.labels) == (recipe.transpose, recipe.labels)
     if not same or previous.recipe.planar or previous.recipe.previous_stage:
         raise UnusableModel(
@@ -325,7 +351,7 @@ def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: Install
 def _member(source: TrainedFolder, recipe: ModelRecipe, named: str, options: InstallOptions) -> PreparedModel:
     """A further model of an ensemble."""
     folder = member_of(source, named, checkpoint=options.checkpoint)
-    member = _prepared(folder, evolve(options, ensemble=()))
+    member = _prepared(folder, evolve(options, ensemble=(), postprocessing=None))
     for what in ("labels", "transpose"):
         if getattr(member.recipe, what) != getattr(recipe, what):
             raise UnusableModel(
@@ -364,9 +390,10 @@ def _digest(
     weights: dict[str, dict[str, torch.Tensor]],
     previous: PreparedModel | None,
     members: Sequence[PreparedModel],
+    steps: Sequence[KeepLargest],
 ) -> str:
     """SHA-256 over what decides the labels, in one canonical form."""
-    decisive = {
+    decisive: dict[str, Any] = {
         "recipe": asdict(recipe, recurse=True),
         "mirroring_axes": list(mirroring_axes),
         "spacing_unit": unit,
@@ -374,6 +401,8 @@ def _digest(
     }
     if members:
         decisive["members"] = [member.record.digest for member in members]
+    if steps:
+        decisive["postprocessing"] = [asdict(step) for step in steps]
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":")).encode())
     for fold in sorted(weights):
         digest.update(f"\nfold {fold}\n".encode())

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from cryomamba_backends.nnunet.network import build_network, fill_network, over_sections
 from cryomamba_backends.nnunet.plans import ModelRecipe, parse_recipe
+from cryomamba_backends.nnunet.postprocessing import KeepLargest
 from cryomamba_backends.nnunet.spacing import SpacingUnit
 from cryomamba_backends.nnunet.trainers import with_network
 from cryomamba_core.durable import sha256_of
@@ -99,6 +100,8 @@ class ModelRecord:
         Digest of the model that a cascade begins with; empty for all others.
     members
         Digests of further models whose probabilities are averaged with this one's; empty but for an ensemble.
+    postprocessing
+        What training has found to be worth doing with its masks.
     supplied
         Name under which a plugin builds the network; empty where none is needed.
     working_bytes
@@ -127,6 +130,7 @@ class ModelRecord:
     labels: tuple[Label, ...]
     previous: str = ""
     members: tuple[str, ...] = ()
+    postprocessing: tuple[KeepLargest, ...] = ()
     supplied: str = ""
     working_bytes: int = 0
     channels: tuple[str, ...] = ()
@@ -162,6 +166,8 @@ class InstalledModel:
             details["first stage"] = record.previous[:12]
         if record.members:
             details["ensemble"] = ", ".join(digest[:12] for digest in record.members)
+        if record.postprocessing:
+            details["postprocessing"] = "; ".join(step.told for step in record.postprocessing)
         if record.notes:
             details["notes"] = "; ".join(record.notes)
         return ModelInfo(

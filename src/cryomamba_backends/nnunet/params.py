@@ -23,6 +23,9 @@ COARSE_RULES: tuple[CoarseRule, ...] = ("auto", "on", "off")
 SPACING_RULES: tuple[SpacingRule, ...] = ("strict", "tolerant", "voxels")
 UNCERTAINTY_RULES: tuple[UncertaintyRule, ...] = ("none", "margin", "entropy")
 
+#: By itself it stands for every label of the model.
+ALL_LABELS = "all"
+
 
 def _one_of(*allowed: str) -> Any:
     def check(_: object, attribute: Attribute[str], value: object) -> None:
@@ -71,6 +74,15 @@ def _folds(_: object, __: object, value: tuple[int, ...] | None) -> None:
         )
 
 
+def _labels(_: object, attribute: Attribute[tuple[str, ...]], value: object) -> None:
+    words = isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
+    if not isinstance(value, tuple) or not words or len(set(value)) != len(value):
+        raise InvalidParameter(
+            f"{attribute.name} {value!r} are not different names of labels",
+            hint=f"name them as in {attribute.name}=membrane,ribosome, write {ALL_LABELS} for all, or leave them out",
+        )
+
+
 @frozen(kw_only=True)
 class NNUNetParams:
     """Parameters of a run.
@@ -98,11 +110,19 @@ class NNUNetParams:
     spacing
         ``tolerant``: voxel sizes within 1 % of the model's are taken as equal, others are resampled.
         ``strict``: whatever stock nnU-Net would resample is resampled. ``voxels``: never compared.
+    postprocessing
+        Whether smaller pieces of labels are removed at the end, where training has found that it helps and the model
+        was installed with what it found.
     uncertainty
         What is written of each voxel beside its label: ``margin`` between the two most probable labels, ``entropy`` of
         the probabilities, or ``none``. See `cryomamba_backends.nnunet.uncertainty.measure_uncertainty`.
     uncertainty_binning
         Voxels, on every axis, over which the uncertainty is averaged, 1 to 64.
+    probabilities
+        Labels, or regions, whose probabilities are written beside the mask, as the model names them; ``all`` by itself
+        stands for each of them. See `cryomamba_backends.nnunet.probabilities.measure_probabilities`.
+    probabilities_binning
+        Voxels, on every axis, over which each probability is averaged, 1 to 64.
     """
 
     mode: Mode = field(
@@ -157,6 +177,13 @@ class NNUNetParams:
             "strict: so is all that stock nnU-Net would resample; voxels: do not compare"
         },
     )
+    postprocessing: bool = field(
+        default=True,
+        validator=_flag,
+        metadata={
+            "help": "remove smaller pieces of labels at the end, if the model was installed with what training found"
+        },
+    )
     uncertainty: UncertaintyRule = field(
         default="none",
         validator=_one_of(*UNCERTAINTY_RULES),
@@ -169,6 +196,20 @@ class NNUNetParams:
         default=1,
         validator=_binning,
         metadata={"help": "average the uncertainty over so many voxels on each axis; 1: as fine as the mask"},
+    )
+    probabilities: tuple[str, ...] = field(
+        default=(),
+        validator=_labels,
+        metadata={
+            "help": "write how probable each of these labels is, 0 to 255, beside the mask, e.g. membrane,ribosome; "
+            "all: every label of the model",
+            "labels": True,
+        },
+    )
+    probabilities_binning: int = field(
+        default=1,
+        validator=_binning,
+        metadata={"help": "average the probabilities over so many voxels on each axis; 1: as fine as the mask"},
     )
 
     @property

@@ -1,13 +1,19 @@
-"""What a run does over the part of a volume that is not zero: a coarse answer, first stages, and final labels."""
+"""What a run does over the part of a volume that is not zero: a coarse answer, first stages, and final labels.
+
+Where the model has its mask tidied up when it is whole, what it finds is provisional until then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import define, field, frozen
+import numpy as np
+from attrs import define, evolve, field, frozen
 
+from cryomamba_backends.nnunet.beside import companions_of
 from cryomamba_backends.nnunet.blocks import Blocks
 from cryomamba_backends.nnunet.coarse import CoarsePass, costs_little, tiles_touching
 from cryomamba_backends.nnunet.costs import Costs
@@ -15,19 +21,25 @@ from cryomamba_backends.nnunet.forward import Work
 from cryomamba_backends.nnunet.members import Member, Scored, mean_probabilities
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.placing import Placing
+from cryomamba_backends.nnunet.postprocessing import KeepLargest, apply_postprocessing
 from cryomamba_backends.nnunet.shortage import let_go, says_out
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.tiles import TileGrid
-from cryomamba_backends.nnunet.uncertainty import companions_of
+from cryomamba_backends.nnunet.whole_labels import WholeLabels, maker_of, pieces_of
 from cryomamba_core.geometry import Region
 from cryomamba_core.interfaces import RunContext
-from cryomamba_core.labels import LabelBlock
+from cryomamba_core.labels import LabelBlock, label_dtype
 from cryomamba_core.volumes import Volume
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
+
+
+#: Makes a block of rows of the box, of the number of the first, their labels, and what lies beside them.
+Take = Callable[[int, "NDArray[Any]", Mapping[str, "NDArray[np.uint8]"]], LabelBlock | None]
 
 
 @frozen(kw_only=True)
@@ -72,6 +84,8 @@ class Passes:
         Of the run.
     part
         What is asked for.
+    steps
+        What is done with the mask when it is whole.
     labels
         Makes blocks of what is found.
     context
@@ -83,13 +97,17 @@ class Passes:
     box: Region
     params: NNUNetParams
     part: Part
+    steps: tuple[KeepLargest, ...]
     labels: Blocks = field(repr=False)
     context: RunContext = field(repr=False)
 
     def blocks(self) -> Iterator[LabelBlock]:
         """Provisional and final blocks of the rows that are left."""
-        costs = Costs(chains=self.chains, uncertain=self.params.uncertainty != "none")
-        placing = Placing.chosen(costs, self.context)
+        yield from self._tidied() if self.steps else self._found(self.labels.block)
+
+    def _found(self, take: Take) -> Iterator[LabelBlock]:
+        """Provisional blocks, and what `take` makes of the labels of the rows that are left."""
+        placing = Placing.chosen(Costs(chains=self.chains, params=self.params, steps=self.steps), self.context)
         with ExitStack() as opened:
             members = [
                 opened.enter_context(Member(stages, self.volume, self.box, self.context, number))
@@ -100,7 +118,48 @@ class Passes:
                 yield from self._coarse(members[0], counted, placing)
             for member in members:
                 yield from self._first(member, counted, placing)
-            yield from self._final(members, counted, placing)
+            yield from self._decided(members, counted, placing, take)
+
+    def _tidied(self) -> Iterator[LabelBlock]:
+        """Blocks of a mask in which the largest of pieces stay: final when all of the box is known."""
+        stage = self.chains[0][-1]
+        every = [each for stages in self.chains for each in stages]
+        beside = [repr((self.params.uncertainty, self.params.probabilities))]
+        with closing(
+            WholeLabels(
+                "mask",
+                made_by=maker_of(every, self.box, self.context, beside),
+                extent=stage.change.source,
+                axes=stage.course.axes,
+                dtype=label_dtype(max(stage.recipe.labels.names)),
+                folder=self.context.lasting,
+                companions=self.labels.companions,
+            )
+        ) as mask:
+            if mask.left:
+                part = Part(rows=range(stage.change.source[0]), left=mask.left)
+                yield from evolve(self, part=part)._found(partial(self._kept, mask))
+            with mask.copied() as tidy:
+                apply_postprocessing(tidy, self.steps, on_slab=self.context.checkpoint)
+                left = self.part.left
+                for row, labels in pieces_of(tidy, left):
+                    self.context.checkpoint()
+                    yield self.labels.block(row, labels, mask.companions(row, row + len(labels)))
+
+    def _kept(
+        self, mask: WholeLabels, row: int, labels: NDArray[Any], companions: Mapping[str, NDArray[np.uint8]]
+    ) -> LabelBlock | None:
+        """Keep rows of a mask that is tidied up later, and show them."""
+        mask.append(labels, companions)
+        return self._shown(row, labels) if self.context.previewed else None
+
+    def _shown(self, row: int, labels: NDArray[Any]) -> LabelBlock | None:
+        """A provisional block of rows of the box, as far as they are left."""
+        part = range(max(row, self.part.left.start), min(row + len(labels), self.part.left.stop))
+        if not part:
+            return None
+        region = Region(start=(part.start, 0, 0), stop=(part.stop, *labels.shape[1:]))
+        return self.labels.provisional(region, labels[part.start - row : part.stop - row])
 
     def _counted(self, members: Sequence[Member]) -> Counted:
         work = Work(context=self.context, total=sum(member.all_images_for(self.part.rows) for member in members))
@@ -121,14 +180,9 @@ class Passes:
             for row, labels in found(left.start):
                 self.context.checkpoint()
                 first.append(labels)
-                part = range(max(row, self.part.left.start), min(row + len(labels), self.part.left.stop))
-                block = None
-                if part and shown:
-                    region = Region(start=(part.start, 0, 0), stop=(part.stop, *labels.shape[1:]))
-                    block = self.labels.provisional(region, labels[part.start - row : part.stop - row])
-                yield row + len(labels), block
+                yield row + len(labels), self._shown(row, labels) if shown else None
 
-        yield from (block for block in _stepping_down(pieces, first.left, placing) if block is not None)
+        yield from _stepping_down(pieces, first.left, placing)
 
     def _coarse(self, member: Member, counted: Counted, placing: Placing) -> Iterator[LabelBlock]:
         """Provisional blocks of the rows that are left, if they are worth it; they end where memory runs out."""
@@ -169,41 +223,48 @@ class Passes:
             self.context.checkpoint()
             yield self.labels.provisional(region, piece)
 
-    def _final(self, members: Sequence[Member], counted: Counted, placing: Placing) -> Iterator[LabelBlock]:
-        """Final blocks of the rows that are left."""
+    def _decided(
+        self, members: Sequence[Member], counted: Counted, placing: Placing, take: Take
+    ) -> Iterator[LabelBlock]:
+        """What `take` makes of the labels of the rows that are left."""
         ready = [member.ready(counted.work, placing) for member in members]
-        scheme = members[0].stage.recipe.labels
+        scheme, averaged = members[0].stage.recipe.labels, len(members) > 1
 
         def scored(first_row: int) -> Scored:
             answers = [scores(first_row) for scores in ready]
-            return answers[0] if len(answers) == 1 else mean_probabilities(answers, scheme)
+            return mean_probabilities(answers, scheme) if averaged else answers[0]
 
-        def pieces(left: range) -> Iterator[tuple[int, LabelBlock]]:
+        def pieces(left: range) -> Iterator[tuple[int, LabelBlock | None]]:
             counted.begin(left)
             for row, scores in scored(left.start):
                 self.context.checkpoint()
                 wanted = scores[:, : left.stop - row]
-                yield row + wanted.shape[1], self._decided(row, wanted)
+                labels = scheme.decide_mean(wanted) if averaged else scheme.decide(wanted)
+                block = take(row, labels, self._companions(wanted, averaged=averaged))
+                yield row + wanted.shape[1], block
                 if row + scores.shape[1] >= left.stop:
                     return
 
         yield from _stepping_down(pieces, self.part.left, placing)
 
-    def _decided(self, row: int, scores: torch.Tensor) -> LabelBlock:
-        """A final block of rows of the box from `row` on, of scores, or of an ensemble's mean probabilities."""
-        scheme, averaged = self.chains[0][-1].recipe.labels, len(self.chains) > 1
-        labels = scheme.decide_mean(scores) if averaged else scheme.decide(scores)
-        as_scores = scheme.as_scores(scores) if averaged and self.params.uncertainty != "none" else scores
-        return self.labels.block(row, labels, companions_of(as_scores, scheme, self.params.uncertainty))
+    def _companions(self, values: torch.Tensor, *, averaged: bool) -> dict[str, NDArray[np.uint8]]:
+        """What lies beside the labels of scores, or of an ensemble's mean probabilities."""
+        if not self.labels.companions:
+            return {}
+        scheme = self.chains[0][-1].recipe.labels
+        return companions_of(scheme.as_scores(values) if averaged else values, scheme, self.params)
 
 
-def _stepping_down(pieces: Callable[[range], Iterator[tuple[int, T]]], left: range, placing: Placing) -> Iterator[T]:
+def _stepping_down(
+    pieces: Callable[[range], Iterator[tuple[int, T | None]]], left: range, placing: Placing
+) -> Iterator[T]:
     """Pieces of some rows, each given with the row behind its last; where memory runs out, it goes on another way."""
     while True:
         try:
             for stop, piece in pieces(left):
                 left = range(stop, left.stop)
-                yield piece
+                if piece is not None:
+                    yield piece
         except (MemoryError, RuntimeError) as error:
             if not says_out(error):
                 raise

@@ -20,6 +20,9 @@ from cryomamba_core.volumes import MOST_CHANNELS
 MAX_PATCH_EDGE = 1024
 MAX_PATCH_VOXELS = 1 << 28
 
+#: Names of nnU-Net's own classes.
+PREPROCESSOR, LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
+
 SCHEMES = frozenset(
     {
         "CTNormalization",
@@ -168,8 +171,11 @@ def parse_recipe(plans: Any, dataset: Any, configuration: str) -> ModelRecipe:
     _refuse_other_label_manager(plans)
     chosen = _configuration(plans, configuration)
     preprocessor = chosen.get("preprocessor_name", "DefaultPreprocessor")
-    if preprocessor != "DefaultPreprocessor":
-        raise UnsupportedModel(f"the model needs the preprocessor {preprocessor!r}", hint="only nnU-Net's own is known")
+    if preprocessor != PREPROCESSOR:
+        raise UnsupportedModel(
+            f"the model needs the preprocessor {preprocessor!r}, and only nnU-Net's own is known",
+            hint=f"if it prepares volumes as nnU-Net's does, install with --option accept_preprocessor={preprocessor}",
+        )
     patch = _patch(chosen)
     inputs = tuple(_inputs(plans, chosen, channel_names(dataset)))
     return ModelRecipe(
@@ -186,9 +192,36 @@ def parse_recipe(plans: Any, dataset: Any, configuration: str) -> ModelRecipe:
 
 
 def _refuse_other_label_manager(plans: dict[str, Any]) -> None:
-    manager = plans.get("label_manager", "LabelManager")
-    if manager != "LabelManager":
-        raise UnsupportedModel(f"the model needs the label manager {manager!r}", hint="only nnU-Net's own is known")
+    manager = plans.get("label_manager", LABEL_MANAGER)
+    if manager != LABEL_MANAGER:
+        raise UnsupportedModel(
+            f"the model needs the label manager {manager!r}, and only nnU-Net's own is known",
+            hint=f"if it decides labels as nnU-Net's does, install with --option accept_label_manager={manager}",
+        )
+
+
+def with_stock_classes(plans: dict[str, Any], *, preprocessor: str | None, label_manager: str | None) -> dict[str, Any]:
+    """Plans in which classes that the user vouches for are nnU-Net's own.
+
+    Parameters
+    ----------
+    plans
+        Content of ``plans.json``; it stays as it is.
+    preprocessor, label_manager
+        Names of classes that do what nnU-Net's own do where volumes are segmented; None for none.
+    """
+    configurations = plans.get("configurations")
+    if preprocessor is not None and isinstance(configurations, dict):
+        changed = {
+            name: {**each, "preprocessor_name": PREPROCESSOR}
+            if isinstance(each, dict) and each.get("preprocessor_name") == preprocessor
+            else each
+            for name, each in configurations.items()
+        }
+        plans = {**plans, "configurations": changed}
+    if label_manager is not None and plans.get("label_manager") == label_manager:
+        plans = {**plans, "label_manager": LABEL_MANAGER}
+    return plans
 
 
 def channel_names(dataset: dict[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 from attrs import evolve
 
+from cryomamba_backends.nnunet.beside import companions_asked
 from cryomamba_backends.nnunet.blocks import Blocks
 from cryomamba_backends.nnunet.costs import Costs
 from cryomamba_backends.nnunet.course import choose_course, choose_precision
@@ -28,12 +29,12 @@ from cryomamba_backends.nnunet.kept_answers import kept_or_asked
 from cryomamba_backends.nnunet.memory import ways_for
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.passes import Part, Passes
+from cryomamba_backends.nnunet.postprocessing import KeepLargest
 from cryomamba_backends.nnunet.room import host_room
 from cryomamba_backends.nnunet.shortage import memory_errors_named, out_of_memory
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.statistics import nonzero_box, numpy_adds_as_expected
 from cryomamba_backends.nnunet.trained_folder import holds_trained_model
-from cryomamba_backends.nnunet.uncertainty import companion_of
 from cryomamba_core.companions import Companion
 from cryomamba_core.errors import (
     InvalidParameter,
@@ -83,8 +84,7 @@ class NNUNetRunner(ModelRunner):
     def install(self, folder: Path, *, name: str | None = None, options: dict[str, str] | None = None) -> ModelInfo:
         """Install a trained-model folder; see `ModelRunner.install`.
 
-        Options are ``spacing_unit`` (``angstrom-as-mm``, ``mm`` or ``voxels``; guessed where the
-        plans leave no doubt), ``accept_trainer``, ``checkpoint``, ``description``, ``licence`` and ``citation``.
+        Options are those of `InstallOptions`, as texts.
         """
         chosen = parse_options(options or {})
         if name is not None:
@@ -108,8 +108,10 @@ class NNUNetRunner(ModelRunner):
 
     def plan(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> RunPlan:
         """Count the tiles and the memory of a run, or refuse it."""
-        chains = self._chains(self._find(model), grid, grid.shape, params, device)
-        costs = Costs(chains=chains, uncertain=params.uncertainty != "none")
+        installed = self._find(model)
+        chains = self._chains(installed, grid, grid.shape, params, device)
+        steps = _steps(installed, params)
+        costs = Costs(chains=chains, params=params, steps=steps)
         total = host_room().total
         ways = ways_for(device)
         way = next((way for way in ways if costs.ram(way) <= total), None)
@@ -119,7 +121,7 @@ class NNUNetRunner(ModelRunner):
             tiles=sum(stage.images for stages in chains for stage in stages),
             ram_bytes=costs.ram(way),
             vram_bytes=costs.vram(way.place, costs.course.batch),
-            notes=_notes(chains, params),
+            notes=_notes(chains, params, steps),
         )
 
     def sweep_axis(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str) -> int:
@@ -150,15 +152,17 @@ class NNUNetRunner(ModelRunner):
         )
 
     def companions(self, model: ModelInfo, params: Any) -> Sequence[Companion]:
-        """How uncertain each label is, if that is asked for."""
-        if params.uncertainty == "none":
-            return ()
-        scheme = self._find(model).recipe().labels
-        return (companion_of(scheme, params.uncertainty, params.uncertainty_binning),)
+        """How uncertain each label is, and how probable some are, if that is asked for."""
+        return companions_asked(self._find(model).recipe().labels, params)
 
     def shard_bounds(self, model: ModelInfo, grid: VoxelGrid, params: Any, device: str, count: int) -> tuple[int, ...]:
-        """Where rows of tiles begin, so that no more of them than must be are run by two shards."""
-        return self._chains(self._find(model), grid, grid.shape, params, device)[0][-1].shard_bounds(count)
+        """Where rows of tiles begin, so that no more of them than must be are run by two shards.
+
+        Where pieces of the mask are compared when it is whole, it is not cut.
+        """
+        installed = self._find(model)
+        stage = self._chains(installed, grid, grid.shape, params, device)[0][-1]
+        return stage.shard_bounds(1 if _steps(installed, params) else count)
 
     def segment(self, volume: Volume, params: Any, context: RunContext) -> Iterator[LabelBlock]:
         """Segment a volume; final blocks are whole on all axes but `sweep_axis`, along which they ascend."""
@@ -170,7 +174,8 @@ class NNUNetRunner(ModelRunner):
         installed = self._find(context.model)
         grid = volume.grid
         self.check_volume(context.model, volume)
-        for note in _notes(self._chains(installed, grid, grid.shape, params, context.device), params):
+        steps = _steps(installed, params)
+        for note in _notes(self._chains(installed, grid, grid.shape, params, context.device), params, steps):
             context.note(note)
         _set_threads(self._settings.threads)
         box = nonzero_box(volume, on_slab=context.checkpoint)
@@ -203,6 +208,7 @@ class NNUNetRunner(ModelRunner):
                 box=box,
                 params=params,
                 part=Part(rows=rows, left=rows[first_row - rows.start :]),
+                steps=steps,
                 labels=labels,
                 context=context,
             )
@@ -258,7 +264,12 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
     return tuple(known[str(fold)] for fold in params.folds)
 
 
-def _notes(chains: Sequence[Sequence[Stage]], params: NNUNetParams) -> tuple[str, ...]:
+def _steps(installed: InstalledModel, params: NNUNetParams) -> tuple[KeepLargest, ...]:
+    """What is done with the mask when it is whole."""
+    return installed.record.postprocessing if params.postprocessing else ()
+
+
+def _notes(chains: Sequence[Sequence[Stage]], params: NNUNetParams, steps: Sequence[KeepLargest]) -> tuple[str, ...]:
     last = [stages[-1] for stages in chains]
     told = [last[0].course.told, *(note for stages in chains for stage in stages for note in stage.notes)]
     if len(chains) > 1:
@@ -273,6 +284,7 @@ def _notes(chains: Sequence[Sequence[Stage]], params: NNUNetParams) -> tuple[str
         told.append(f"{named} was not heeded: a cascade has no coarse answer before its own")
     elif params.coarse == "off" and params.coarse_first is not None:
         told.append(f"coarse_first={params.coarse_first} was not heeded: coarse=off")
+    told += [f"when the mask is whole, {step.told}" for step in steps]
     return tuple(dict.fromkeys(told))
 
 

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cryomamba_backends.nnunet.label_scheme import LabelScheme
 from cryomamba_backends.nnunet.params import UncertaintyRule
-from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
+from cryomamba_backends.nnunet.piecewise import highest, measured
 from cryomamba_core.companions import Companion
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
 #: Of the companion, and of its files.
 NAME = "uncertainty"
 
-#: Largest value: nothing is less certain.
-MOST = 255
-
-#: Voxels that are computed at a time: temporary numbers of so many fit the caches of a core.
-PIECE_VOXELS = 1 << 18
-
-#: Bytes of temporary numbers for each of them: five in single precision, and what PyTorch makes of two on the way.
-PIECE_BYTES = 32
+#: The share of a score that is further below the best one, perhaps infinitely far, is exactly 0 in single precision.
+FURTHEST = 200.0
 
 _MEANINGS: dict[UncertaintyRule, dict[bool, str]] = {
     "margin": {
@@ -43,11 +37,6 @@ _MEANINGS: dict[UncertaintyRule, dict[bool, str]] = {
 def companion_of(scheme: LabelScheme, rule: UncertaintyRule, binning: int) -> Companion:
     """What is said of the volume; `rule` is not ``none``."""
     return Companion(name=NAME, meaning=_MEANINGS[rule][scheme.regions is not None], binning=binning)
-
-
-def companions_of(scores: torch.Tensor, scheme: LabelScheme, rule: UncertaintyRule) -> dict[str, NDArray[np.uint8]]:
-    """What a block of labels brings beside them, by name; nothing for the rule ``none``."""
-    return {} if rule == "none" else {NAME: measure_uncertainty(scores, scheme, rule)}
 
 
 def measure_uncertainty(scores: torch.Tensor, scheme: LabelScheme, rule: UncertaintyRule) -> NDArray[np.uint8]:
@@ -69,42 +58,22 @@ def measure_uncertainty(scores: torch.Tensor, scheme: LabelScheme, rule: Uncerta
     uncertainty
         (z, y, x), rounded to the nearest of 0 to 255.
     """
-    import torch
+    of_piece = _of_regions if scheme.regions is not None else _of_labels
 
-    measure = _of_regions if scheme.regions is not None else _of_labels
-    out = np.empty(tuple(scores.shape[1:]), np.uint8)
-    depth, height, width = out.shape
-    rows = max(1, PIECE_VOXELS // max(1, width))
-    sections = max(1, rows // max(1, height))
-    with torch.inference_mode():
-        for z in range(0, depth, sections):
-            for y in range(0, height, rows):
-                part = scores[:, z : z + sections, y : y + rows]
-                values = measure(part, rule).mul_(MOST).round_().clamp_(0, MOST).to(torch.uint8)
-                out[z : z + sections, y : y + rows] = values.cpu().numpy()
-    return out
+    def measure(part: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield of_piece(part, rule)
 
-
-def uncertainty_bytes(row_voxels: int, *, device: str) -> tuple[int, int]:
-    """What measuring takes of the host's and of the device's memory, in bytes, beside the scores.
-
-    Values of a block of rows, of so many voxels each, are held twice: as computed, and in the axes of the volume.
-    """
-    temporary = PIECE_VOXELS * PIECE_BYTES
-    values = 2 * max(row_voxels, BLOCK_VOXELS)
-    return (values + temporary, 0) if device == "cpu" else (values, temporary)
+    return measured(scores, [NAME], measure)[NAME]
 
 
 def _of_labels(scores: torch.Tensor, rule: UncertaintyRule) -> torch.Tensor:
     import torch
 
-    best = scores[0].float()
-    for head in scores[1:]:
-        best = torch.maximum(best, head.float())
+    best = highest(scores)
     total, other = torch.zeros_like(best), torch.zeros_like(best)
     if rule == "entropy":
         for head in scores:
-            below = head.float() - best  # 0 or less, so that nothing overflows
+            below = (head.float() - best).clamp_(min=-FURTHEST)  # 0 or less, so that nothing overflows
             share = torch.exp(below)
             total += share
             other += share.mul_(below)
@@ -127,5 +96,6 @@ def _of_regions(scores: torch.Tensor, rule: UncertaintyRule) -> torch.Tensor:
         least = torch.minimum(least, head.float().abs())
     if rule == "margin":
         return 1 - torch.tanh(least / 2)
+    least = least.clamp(max=FURTHEST)
     doubt = torch.sigmoid(-least)  # probability of the less probable answer
     return (torch.nn.functional.softplus(-least) + least * doubt) / math.log(2)

@@ -175,7 +175,7 @@ class WholeLabels:
 
     def pieces(self, first_row: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Labels from a row on, each piece with its first row."""
-        yield from pieces_of(self._file, first_row)
+        yield from pieces_of(self._file, range(first_row, self._extent[0]))
 
     def companions(self, row: int, stop: int) -> dict[str, NDArray[np.uint8]]:
         """What lies beside the labels of some rows, by name."""
@@ -207,8 +207,8 @@ class WholeLabels:
         self._opened.close()
 
 
-def pieces_of(file: LabelFile, first_row: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Labels of a file from a row on, each piece with its first row."""
+def pieces_of(file: LabelFile, rows: range) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Labels of some rows of a file, each piece with its first row."""
     depth = slab_depth(file.shape, voxels=BLOCK_VOXELS)
-    for row in range(first_row, file.shape[0], depth):
-        yield row, file[row : min(row + depth, file.shape[0])]
+    for row in range(rows.start, rows.stop, depth):
+        yield row, file[row : min(row + depth, rows.stop)]

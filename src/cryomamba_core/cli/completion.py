@@ -176,8 +176,20 @@ def _parameters(context: click.Context, incomplete: str) -> Iterable[tuple[str, 
         if incomplete.startswith(f"{parameter.name}="):
             for choice in parameter.choices:
                 yield f"{parameter.name}={choice}", ""
+            if parameter.labels:
+                yield from _labels(context, incomplete)
         else:
             yield f"{parameter.name}=", parameter.help
+
+
+def _labels(context: click.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Names of the labels of the model that a call names, each behind those that were typed before it."""
+    name, _, typed = incomplete.partition("=")
+    *before, _ = typed.split(",")
+    model = context.params.get("model")
+    labels = next((info.labels for info in _known_models(_state(context)) if info.name == model), ())
+    for word in (*([] if before else ["all"]), *(label.name for label in labels if label.name not in before)):
+        yield f"{name}={','.join([*before, word])}", ""
 
 
 def _chosen_runner(context: click.Context) -> ModelRunner | None:

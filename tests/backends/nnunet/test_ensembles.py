@@ -204,6 +204,22 @@ def test_the_uncertainty_of_an_ensemble_is_that_of_its_mean(
     assert np.abs(answer.companions["uncertainty"] - 255 * expected).max() <= 0.51
 
 
+@pytest.mark.parametrize(("dataset", "heads"), [(None, 3), (regions, 2)], ids=["labels", "regions"])
+def test_the_probabilities_of_an_ensemble_are_the_mean_of_what_stock_saves(
+    dataset, heads, runner, trained, answer_of, stock_labels, noise
+):
+    folders = list(trained("3d_fullres", "3d_lowres", dataset=dataset, heads=heads).values())
+    model = runner.install(folders[0], name="both", options={"ensemble": "3d_lowres"})
+    array = noise((20, 30, 26))
+    each = [stock_labels(folder, array, mirroring=False, spacing=SIZE, probabilities="stock") for folder in folders]
+    mean = np.mean(each, 0, dtype=np.float64)[1 if dataset is None else 0 :]
+    answer = answer_of(runner, model, array, mirroring=False, voxel_size=SIZE, probabilities=("all",))
+    assert len(answer.companions) == len(mean)
+    for found, probability in zip(answer.companions.values(), mean, strict=True):
+        # Half a step by rounding, and what single precision adds to it.
+        assert np.abs(found - 255 * probability).max() <= 0.51
+
+
 def test_a_plan_counts_every_model(runner, trained):
     folders = trained("3d_fullres", "2d")
     grid, params = VoxelGrid(shape=(60, 70, 80), voxel_size=SIZE), NNUNetParams(mirroring=False)

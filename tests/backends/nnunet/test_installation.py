@@ -311,6 +311,25 @@ def test_what_is_not_supported_is_refused_by_name(change, named, runner, edited_
 
 
 @pytest.mark.parametrize(
+    ("option", "change"),
+    [
+        ("accept_preprocessor", configuration(preprocessor_name="Mine")),
+        ("accept_label_manager", lambda plans: plans.update(label_manager="Mine")),
+    ],
+)
+def test_classes_that_the_user_vouches_for_are_taken_for_stock_ones(option, change, runner, edited_model, tmp_path):
+    folder = edited_model(plans=change)
+    with pytest.raises(UnsupportedModel) as caught:
+        runner.install(folder, name="x", options={option: "Another"})
+    assert f"--option {option}=Mine" in caught.value.hint
+    model = runner.install(folder, name="x", options={option: "Mine"})
+    assert "Mine was taken for nnU-Net's own" in model.details["notes"]
+    usual = runner.install(edited_model("usual"), name="y")
+    assert model.digest == usual.digest
+    assert "Mine" not in usual.details.get("notes", "")
+
+
+@pytest.mark.parametrize(
     "change",
     [
         architecture(n_stages=10**9),

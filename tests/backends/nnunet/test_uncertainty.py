@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryomamba_backends.nnunet import uncertainty
+from cryomamba_backends.nnunet import piecewise, uncertainty
 from cryomamba_backends.nnunet.label_scheme import LabelScheme
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_core.errors import InvalidParameter
@@ -127,7 +127,7 @@ def test_labels_are_the_same_and_a_resumed_run_gives_the_same_bytes(
     assert without.companions == {}
     whole = answer_of(runner, model, array, uncertainty="entropy", **given)
     np.testing.assert_array_equal(whole.labels, without.labels)
-    monkeypatch.setattr(uncertainty, "PIECE_VOXELS", 97)
+    monkeypatch.setattr(piecewise, "PIECE_VOXELS", 97)
     for row in (2, 25, 43):
         resumed = answer_of(runner, model, array, uncertainty="entropy", final_rows=row, **given)
         np.testing.assert_array_equal(resumed.companions["uncertainty"][row:], whole.companions["uncertainty"][row:])

@@ -113,6 +113,31 @@ def test_it_is_hidden_between_the_tomogram_and_the_labels_until_it_is_wanted(vie
     assert layer not in viewer.layers
 
 
+def test_several_are_hidden_above_each_other_and_each_keeps_its_place(viewer, stage, open_file):
+    names = ["uncertainty", *(f"probability-{label}" for label in ("membrane", "microtubule", "ribosome", "gold-5-nm"))]
+    one = preview_of(stage.tomogram.grid, spread(SHAPE), 4)
+    values = [spread(SHAPE, seed) for seed in range(len(names))]
+    companions = tuple(
+        evolve(one.companions[0], name=name, payload=zlib.compress(means(fine, 4).tobytes()))
+        for name, fine in zip(names, values, strict=True)
+    )
+    viewer.layers.selection.active = stage.image
+    for _ in range(2):
+        preview = evolve(one, companions=companions)
+        stage.show_preview(preview, LABELS, Voxels.of(preview))
+    file = open_file(values[0])
+    show_file(stage, file)
+    assert [each.name for each in viewer.layers] == ["tomo", *(f"tomo {name}" for name in names), "tomo preview"]
+    assert viewer.layers.selection.active is stage.image
+    assert not any(layer.visible for layer in stage.companions.layers)
+    first, *others = stage.companions.layers
+    assert first.data is file.planes
+    for layer, fine in zip(others, values[1:], strict=True):
+        np.testing.assert_array_equal(layer.data, means(fine, 4))
+    stage.companions.drop()
+    assert [each.name for each in viewer.layers] == ["tomo", "tomo preview"]
+
+
 def test_a_preview_on_its_way_adds_nothing_once_the_tomogram_was_closed(viewer, stage):
     preview = preview_of(stage.tomogram.grid, spread(SHAPE), 4)
     steps = stage.companions.preview_steps(preview.companions, Voxels.of(preview).companions)

@@ -246,3 +246,18 @@ def test_the_uncertainty_of_a_network_is_switched_on_by_a_list(qtbot):
     qtbot.keyClicks(child(form, QLineEdit, "uncertainty_binning"), "6")
     assert form.values() == {"uncertainty": "margin", "uncertainty_binning": 16}
     assert form.command_words() == ["--param", "uncertainty=margin", "--param", "uncertainty_binning=16"]
+
+
+def test_the_probabilities_of_a_network_are_asked_for_by_the_names_of_labels(qtbot):
+    form = ParameterForm(NNUNetParams)
+    qtbot.addWidget(form)
+    write(qtbot, form, "probabilities", "membrane, gold bead")
+    assert form.values() == {"probabilities": ["membrane", "gold bead"]}
+    assert form.command_words() == ["--param", "probabilities=membrane, gold bead"]
+    write(qtbot, form, "probabilities", "membrane,membrane")
+    assert "different names of labels" in message(form, "probabilities").text()
+    form.fill({"probabilities": ["all"], "probabilities_binning": 2})
+    assert child(form, QLineEdit, "probabilities").text() == "all"
+    assert form.values() == {"probabilities": ["all"], "probabilities_binning": 2}
+    write(qtbot, form, "probabilities", "")
+    assert form.values() == {"probabilities_binning": 2}
