@@ -13,7 +13,11 @@ import numpy as np
 from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 
+from cryomamba_core import wording
 from cryomamba_core.errors import InputError, UnusableVoxelSize
+
+#: Part of a voxel that one and the same voxel may be off in two headers of one grid: they round what they hold.
+SAME_PLACE = 0.01
 
 Index3 = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
@@ -189,6 +193,27 @@ class VoxelGrid:
             origin=self.position((half, half, half)),
         )
 
+    def differences(self, other: VoxelGrid) -> tuple[str, ...]:
+        """What keeps the voxels of `other` from lying on those of this grid, in words; nothing if they do.
+
+        A voxel may be off by `SAME_PLACE` of its size because of the origins, and as much because of the voxel sizes,
+        at any place of the volume. In which order a file stores the axes makes no difference.
+        """
+        found = []
+        if other.shape != self.shape:
+            found.append(f"{wording.shape(other.shape)} voxels (z, y, x) instead of {wording.shape(self.shape)}")
+        if any(
+            abs(theirs - ours) * count > SAME_PLACE * ours
+            for ours, theirs, count in zip(self.voxel_size, other.voxel_size, self.shape, strict=True)
+        ):
+            found.append(f"a voxel size of {_exactly(other.voxel_size)} Å instead of {_exactly(self.voxel_size)} Å")
+        if any(
+            abs(theirs - ours) > SAME_PLACE * size
+            for ours, theirs, size in zip(self.origin, other.origin, self.voxel_size, strict=True)
+        ):
+            found.append(f"its origin at {_exactly(other.origin)} Å instead of {_exactly(self.origin)} Å")
+        return tuple(found)
+
     def affine(self) -> NDArray[np.float64]:
         """The 4 × 4 matrix from a homogeneous index (z, y, x, 1) to a position (z, y, x, 1) in Å."""
         matrix = np.diag((*self.voxel_size, 1.0))
@@ -198,3 +223,8 @@ class VoxelGrid:
     def with_voxel_size(self, voxel_size: Vector3) -> Self:
         """The grid with another voxel size (z, y, x) in Å; voxel 0 keeps its place."""
         return evolve(self, voxel_size=voxel_size)
+
+
+def _exactly(lengths: Vector3) -> str:
+    """Three lengths with every digit in which two of them may differ."""
+    return f"({', '.join(f'{length:.9g}' for length in lengths)})"

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from cryomamba_core import hookspecs, interfaces
 from cryomamba_core.artifacts import require_plain_name
-from cryomamba_core.errors import InputError, MissingFile, PluginFault, UnknownFormat, UnknownPlugin
+from cryomamba_core.errors import InputError, InvalidParameter, MissingFile, PluginFault, UnknownFormat, UnknownPlugin
 from cryomamba_core.interfaces.readers import FIRST_BYTES
 from cryomamba_core.plugin_record import PluginRecord
 from cryomamba_core.settings import Settings
@@ -172,6 +172,25 @@ class PluginHost:
                 return exporter
         names = ", ".join(exporter.artifact for exporter in self.exporters)
         raise UnknownPlugin(f"nothing makes an artifact called {artifact!r}", hint=f"there are: {names}")
+
+    def channel_exporter_for(self, name: str) -> interfaces.Exporter:
+        """The exporter that writes channels to a file of this name.
+
+        Raises
+        ------
+        InvalidParameter
+            If no exporter does.
+        """
+        ending = name.lower()
+        offers = [(suffix, exporter) for exporter in self.exporters for suffix in exporter.channel_suffixes]
+        fitting = [offer for offer in offers if ending.endswith(offer[0])]
+        if fitting:
+            return max(fitting, key=lambda offer: len(offer[0]))[1]
+        suffixes = ", ".join(suffix for suffix, _ in offers)
+        raise InvalidParameter(
+            f"nothing writes channels to a file called {name}",
+            hint=f"let its name end in one of: {suffixes or 'none, since no exporter writes channels'}",
+        )
 
     def transport_for(self, url: str) -> interfaces.Transport:
         """The transport for a URL's scheme."""

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,3 +89,37 @@ def test_the_stored_shape_follows_the_stored_axes():
 def test_a_slab_is_never_empty_and_never_deeper_than_the_volume():
     assert slab_depth((10, 10_000, 10_000), voxels=5) == 1
     assert slab_depth((3, 2, 2), voxels=10**6) == 3
+
+
+LONG = VoxelGrid(shape=(200, 1000, 1000), voxel_size=(10, 10, 10), origin=(0, -50, 7), stored_axes=(0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stored_axes": (2, 0, 1)},
+        {"voxel_size": (10.0004, 10, 9.99991)},  # 0.008 and 0.009 voxels at the far end
+        {"origin": (0.09, -50.09, 7)},
+    ],
+)
+def test_grids_that_differ_by_less_than_headers_round_are_one_grid(change):
+    assert LONG.differences(evolve(LONG, **change)) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shape": (200, 1000, 999)}, ["200 × 1000 × 999 voxels (z, y, x) instead of 200 × 1000 × 1000"]),
+        ({"voxel_size": (10, 10, 10.00011)}, ["a voxel size of (10, 10, 10.00011) Å instead of (10, 10, 10) Å"]),
+        ({"origin": (0, -50, 7.2)}, ["its origin at (0, -50, 7.2) Å instead of (0, -50, 7) Å"]),
+        (
+            {"voxel_size": (12, 10, 10), "origin": (0, 0, 0)},
+            ["a voxel size of (12, 10, 10) Å instead of (10, 10, 10) Å", "its origin at (0, 0, 0) Å instead of"],
+        ),
+    ],
+)
+def test_what_keeps_two_grids_from_lying_on_each_other_is_said_in_words(change, words):
+    differences = LONG.differences(evolve(LONG, **change))
+    assert len(differences) == len(words)
+    for said, expected in zip(differences, words, strict=True):
+        assert said.startswith(expected)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 import pytest
 
-from cryomamba_core.errors import MissingFile, UnknownFormat, UnknownPlugin
+from cryomamba_core.errors import InvalidParameter, MissingFile, UnknownFormat, UnknownPlugin
 from cryomamba_core.hookspecs import hookimpl
 from cryomamba_core.interfaces import Exporter, ModelRunner, Transport, VolumeReader
 from cryomamba_core.jobs import JobConfig, JobRecord, JobState, Source
@@ -402,6 +402,21 @@ def test_exporters_are_found_by_artifact_and_by_name(host):
     with pytest.raises(UnknownPlugin) as caught:
         host.exporter_for("mask.y")
     assert "mask.x" in caught.value.hint
+
+
+def test_an_exporter_of_channels_is_found_by_the_longest_ending_of_a_file_s_name(host):
+    with pytest.raises(InvalidParameter, match=r"called a\.x") as caught:
+        host.channel_exporter_for("a.x")
+    assert "no exporter writes channels" in caught.value.hint
+    for name, suffixes in (("short", (".y",)), ("long", (".x.y", ".z")), ("none", ())):
+        exporter = Mask(name)
+        exporter.artifact, exporter.channel_suffixes = f"mask.{name}", suffixes
+        host.register(offering("cryomamba_register_exporters", exporter), name=name)
+    assert host.channel_exporter_for("A.X.Y").name == "long"
+    assert host.channel_exporter_for("x.y").name == "short"
+    with pytest.raises(InvalidParameter) as caught:
+        host.channel_exporter_for("a.mask.none")
+    assert caught.value.hint == "let its name end in one of: .y, .x.y, .z"
 
 
 def test_two_exporters_of_one_plugin_cannot_make_the_same_artifact(host):

@@ -145,7 +145,7 @@ class NNUNetRunner(ModelRunner):
         if held == taken:
             return
         names = f" ({', '.join(installed.record.channels)})" if taken > 1 else ""
-        stack = "put them in this order into one file: a stack of volumes in MRC, a fourth axis in NIfTI and NRRD"
+        stack = "write them in this order into one file, as in: cryomamba join FIRST.mrc SECOND.mrc --out both.mrc"
         raise UnusableVolume(
             f"the model takes {taken} channel{'s' * (taken > 1)}{names}, the volume has {held}",
             hint=stack if taken > 1 else "write the channel that the model was trained on into a file of its own",

@@ -67,10 +67,15 @@ class Board(ABC):
         """Leave the screen tidy."""
 
 
+def board_for(console: Console, rows: Sequence[Row]) -> Board:
+    """The board that fits the console."""
+    return LiveBoard(console, rows) if console.is_terminal else LineBoard(console)
+
+
 @contextmanager
 def open_board(console: Console, rows: Sequence[Row], session: Session) -> Iterator[Board]:
     """The board that fits the console; it also shows when the engine of `session` is waited for."""
-    board: Board = LiveBoard(console, rows) if console.is_terminal else LineBoard(console)
+    board = board_for(console, rows)
     session.on_waiting = board.waiting
     with board:
         yield board

@@ -18,6 +18,7 @@ from cryomamba_core.cli.failures import BROKEN_PIPE, EXIT_CODES, report
 from cryomamba_core.cli.foreign import glance
 from cryomamba_core.cli.info import info
 from cryomamba_core.cli.jobs import jobs
+from cryomamba_core.cli.join import join
 from cryomamba_core.cli.known_servers import complete_servers
 from cryomamba_core.cli.login import login, logout
 from cryomamba_core.cli.models import models
@@ -28,7 +29,7 @@ from cryomamba_core.cli.worker import worker
 
 #: Panels of ``cryomamba --help``; a command of a plugin has its place here or comes last.
 PANELS = {
-    "Segment": ["demo", "gui", "info", "segment", "jobs"],
+    "Segment": ["demo", "gui", "info", "join", "segment", "jobs"],
     "Use a server": ["login", "logout"],
     "Run a server": ["serve", "token", "backup", "restore"],
     "Look after the installation": ["models", "plugins", "doctor", "completion"],
@@ -36,7 +37,7 @@ PANELS = {
 }
 #: The panel of what is not named there.
 OTHERS = "More"
-OWN = (completion, doctor, info, jobs, login, logout, models, plugins, segment, worker)
+OWN = (completion, doctor, info, jobs, join, login, logout, models, plugins, segment, worker)
 
 
 class Commands(click.RichGroup):

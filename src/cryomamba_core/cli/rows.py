@@ -34,7 +34,8 @@ class Row:
     name
         What people call it.
     state
-        A `JobState`, or ``waiting``, ``uploading``, ``fetching``, ``stopping``, ``refused`` or ``unknown``.
+        A `JobState`, or ``waiting``, ``uploading``, ``fetching``, ``joining``, ``stopping``, ``refused`` or
+        ``unknown``.
     job_id
         Empty before it is known.
     position, starts_in, placed_at

@@ -18,6 +18,7 @@ STATE_STYLES = {
     "running": "cyan",
     "previewing": "cyan",
     "fetching": "cyan",
+    "joining": "cyan",
     "stopping": "yellow",
     "unknown": "yellow",
     "uploading": "cyan",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from cryomamba_core.artifacts import RunInfo
+from cryomamba_core.channels import Channel
 from cryomamba_core.companions import Companion
 from cryomamba_core.errors import PluginFault
 from cryomamba_core.geometry import VoxelGrid
@@ -26,6 +28,10 @@ class Exporter(ABC):
     media_type: ClassVar[str]
     #: Whether `write_companion` writes volumes that a runner gives beside the labels.
     writes_companions: ClassVar[bool] = False
+    #: Endings of the files that `write_channels` writes, lower case with the dot, most usual first; none without it.
+    channel_suffixes: ClassVar[tuple[str, ...]] = ()
+    #: Types of voxels in such files, by numpy's names, smallest first; of one size, whole numbers first.
+    channel_types: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def write(self, labels: LabelArray, grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
@@ -80,3 +86,32 @@ class Exporter(ABC):
             If an exporter says that it does, and has no method for it.
         """
         raise PluginFault(f"the exporter {self.name} says that it writes companions, and does not")
+
+    def write_channels(self, channels: Sequence[Channel], path: Path) -> tuple[str, ...]:
+        """Write volumes on one grid as the channels of one file; for an exporter that has `channel_suffixes`.
+
+        A reader finds the same voxels at the same place: what the file cannot hold is refused before a voxel is read.
+
+        Parameters
+        ----------
+        channels
+            Two or more, in their order, all of one shape and of one type among `channel_types`. Each is read by
+            slabs, once and one after the other, since it may be larger than memory. Their grids lie on each other; it
+            is that of the first which is written.
+        path
+            Ends in one of `channel_suffixes`, in lower or upper case; else as for `write`.
+
+        Returns
+        -------
+        notes
+            Decisions that whoever asked for the file should know, one sentence each.
+
+        Raises
+        ------
+        InputError
+            If the file cannot hold where the voxels are, or if the metadata of the channels say that they do not lie
+            on each other.
+        PluginFault
+            If an exporter says that it does, and has no method for it.
+        """
+        raise PluginFault(f"the exporter {self.name} says that it writes channels, and does not")

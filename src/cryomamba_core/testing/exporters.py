@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tracemalloc
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from cryomamba_core.artifacts import RunInfo, SourceFile
+from cryomamba_core.channels import Channel
 from cryomamba_core.companions import BinnedArray, Companion
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.interfaces import Exporter
@@ -23,7 +24,8 @@ from cryomamba_core.label_file import LabelArray, LabelFile
 from cryomamba_core.labels import name_labels
 from cryomamba_core.measures import LabelStatistics
 from cryomamba_core.models import ModelInfo
-from cryomamba_core.volumes import IntensityStatistics
+from cryomamba_core.testing.volumes import ArrayVolume
+from cryomamba_core.volumes import MOST_CHANNELS, IntensityStatistics
 
 GRID = VoxelGrid(shape=(6, 9, 13), voxel_size=(13.5, 10.5, 9.25), origin=(40.0, -21.0, 8.5))
 
@@ -72,6 +74,50 @@ def example_run(
     )
 
 
+def example_voxels(dtype: np.dtype[Any], channels: int) -> NDArray[Any]:
+    """CZYX voxels on `GRID`, the extremes of their type among them."""
+    shape = (channels, *GRID.shape)
+    generator = np.random.default_rng(7)
+    if dtype.kind == "f":
+        return generator.normal(size=shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    voxels = generator.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    voxels[-1, 0, 0, :2] = limits.min, limits.max
+    return voxels
+
+
+class _Described(ArrayVolume):
+    """A volume in memory with a header."""
+
+    def __init__(self, array: NDArray[Any], grid: VoxelGrid, metadata: Mapping[str, Any]) -> None:
+        super().__init__(array, grid=grid)
+        self._metadata = metadata
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The header."""
+        return self._metadata
+
+
+def _channels(
+    voxels: NDArray[Any],
+    grid: VoxelGrid = GRID,
+    *,
+    names: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    on_read: Callable[[int], None] | None = None,
+) -> list[Channel]:
+    """CZYX voxels as channels."""
+    return [
+        Channel(
+            _Described(channel, grid, metadata or {}),
+            name=names[index] if index < len(names) else f"{index}.xyz",
+            on_read=on_read,
+        )
+        for index, channel in enumerate(voxels)
+    ]
+
+
 class ExporterConformance:
     """Subclass it, say how to make an exporter and how to read its file back, and run it with pytest.
 
@@ -83,6 +129,8 @@ class ExporterConformance:
 
             def read_back(self, path):
                 return my_library.read(path)
+
+    One that writes channels overrides `read_channels_back` too.
     """
 
     #: Whether the file holds the labels; if not, `read_back` is not called.
@@ -95,6 +143,10 @@ class ExporterConformance:
     def read_back(self, path: Path) -> NDArray[Any]:
         """The ZYX labels in a file, by somebody else's library."""
         pytest.fail(f"{type(self).__name__} has to override read_back, or to say holds_labels = False: {path}")
+
+    def read_channels_back(self, path: Path) -> NDArray[Any]:
+        """The CZYX voxels in a file of channels, by somebody else's library; for an exporter that writes such files."""
+        pytest.fail(f"{type(self).__name__} has to override read_channels_back: {path}")
 
     @pytest.fixture
     def exporter(self) -> Exporter:
@@ -231,6 +283,71 @@ class ExporterConformance:
             finally:
                 tracemalloc.stop()
         assert peak < ALLOWANCE
+
+    def test_an_exporter_of_channels_says_which_files_and_types(self, exporter: Exporter) -> None:
+        assert bool(exporter.channel_suffixes) == bool(exporter.channel_types)
+        assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in exporter.channel_suffixes)
+        types = [np.dtype(name) for name in exporter.channel_types]
+        assert [dtype.itemsize for dtype in types] == sorted(dtype.itemsize for dtype in types)
+
+    def test_channels_of_every_type_come_back(self, exporter: Exporter, tmp_path: Path) -> None:
+        self._needs_channels(exporter)
+        for name in exporter.channel_types:
+            voxels = example_voxels(np.dtype(name), 3)
+            for suffix in (*exporter.channel_suffixes, exporter.channel_suffixes[0].upper()):
+                path = tmp_path / f"{name}{suffix}"
+                notes = exporter.write_channels(_channels(voxels), path)
+                assert all(isinstance(note, str) and note for note in notes)
+                back = self.read_channels_back(path)
+                assert back.dtype.newbyteorder("=") == voxels.dtype
+                np.testing.assert_array_equal(back, voxels)
+
+    @pytest.mark.parametrize("stored_axes", [(0, 1, 2), (1, 2, 0), (2, 1, 0), (1, 0, 2), (0, 2, 1), (2, 0, 1)])
+    def test_channels_of_sources_with_any_axis_order_come_back(
+        self, exporter: Exporter, tmp_path: Path, stored_axes: tuple[int, int, int]
+    ) -> None:
+        self._needs_channels(exporter)
+        voxels = example_voxels(np.dtype(exporter.channel_types[-1]), 2)
+        path = tmp_path / f"channels{exporter.channel_suffixes[0]}"
+        exporter.write_channels(_channels(voxels, evolve(GRID, stored_axes=stored_axes)), path)
+        np.testing.assert_array_equal(self.read_channels_back(path), voxels)
+
+    def test_the_same_channels_give_the_same_bytes_and_are_read_once(self, exporter: Exporter, tmp_path: Path) -> None:
+        self._needs_channels(exporter)
+        voxels = example_voxels(np.dtype(exporter.channel_types[0]), 2)
+        suffix = exporter.channel_suffixes[0]
+        read: list[int] = []
+        for name in "ab":
+            exporter.write_channels(_channels(voxels, on_read=read.append), tmp_path / f"{name}{suffix}")
+        assert sum(read) == 2 * voxels.size
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+    def test_channels_may_have_any_names_and_metadata_of_unknown_formats(
+        self, exporter: Exporter, tmp_path: Path
+    ) -> None:
+        self._needs_channels(exporter)
+        voxels = example_voxels(np.dtype(exporter.channel_types[0]), MOST_CHANNELS)
+        names = ['Membran (außen) 膜\nline: "=" := \\', "\udcff" + "long " * 99]
+        path = tmp_path / f"channels{exporter.channel_suffixes[0]}"
+        exporter.write_channels(_channels(voxels, names=names, metadata={"somebody-else": {"x": [1, None]}}), path)
+        np.testing.assert_array_equal(self.read_channels_back(path), voxels)
+
+    def test_memory_does_not_grow_with_channels(self, exporter: Exporter, tmp_path: Path) -> None:
+        self._needs_channels(exporter)
+        grid = VoxelGrid(shape=(64, 512, 512), voxel_size=GRID.voxel_size)
+        voxels = np.broadcast_to(np.zeros((1, 1, 1, 1), exporter.channel_types[-1]), (2, *grid.shape))
+        channels = _channels(voxels, grid)
+        tracemalloc.start()
+        try:
+            exporter.write_channels(channels, tmp_path / f"channels{exporter.channel_suffixes[0]}")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < ALLOWANCE
+
+    def _needs_channels(self, exporter: Exporter) -> None:
+        if not exporter.channel_suffixes:
+            pytest.skip("the exporter writes no channels")
 
     def _needs_labels(self) -> None:
         if not self.holds_labels:

@@ -1,13 +1,14 @@
-"""Labels and their companions → MRC files that are stored as the source is."""
+"""Labels, their companions and channels → MRC files that are stored as the source is."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from attrs import evolve
 from numpy.typing import NDArray
 
 from cryomamba_backends.formats.mrc.header import (
@@ -17,10 +18,14 @@ from cryomamba_backends.formats.mrc.header import (
     IMOD_STAMP,
     LAYOUT,
     MAP_STAMP,
+    MODES,
+    VOLUME_STACK,
 )
 from cryomamba_backends.formats.mrc.reader import origin_of
-from cryomamba_backends.formats.slabs import ValueCounter, stored_slabs
+from cryomamba_backends.formats.slabs import GreyCounter, ValueCounter, stored_slabs
+from cryomamba_backends.formats.written_channels import channel_slabs, require_alike, require_forwards
 from cryomamba_core.artifacts import RunInfo
+from cryomamba_core.channels import Channel
 from cryomamba_core.companions import Companion
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import Exporter
@@ -30,6 +35,12 @@ from cryomamba_core.models import ModelInfo
 #: The largest label that mode 0, signed bytes, can hold.
 HIGHEST_IN_MODE_0 = 127
 
+#: The largest number of a space group.
+HIGHEST_SPACE_GROUP = 230
+
+#: Channels that are named in the header, where a line is for the program.
+MOST_NAMES = 9
+
 #: Å by which two positions may differ and still be the same float32 number in a header.
 SAME_PLACE = 1e-3
 
@@ -37,7 +48,8 @@ SAME_PLACE = 1e-3
 class MrcExporter(Exporter):
     """Writes the mask in the source's stored axis order with its cell, origin and start.
 
-    Signed bytes hold labels to 127, unsigned 16-bit numbers those above, and companions.
+    Signed bytes hold labels to 127, unsigned 16-bit numbers those above, and companions. Channels become a stack of
+    volumes.
     """
 
     name = "mrc"
@@ -45,13 +57,15 @@ class MrcExporter(Exporter):
     suffix = ".mrc"
     media_type = "application/x-mrc"
     writes_companions = True
+    channel_suffixes = (".mrc", ".rec", ".map")
+    channel_types = ("int8", "int16", "uint16", "float16", "float32")
 
     def write(self, labels: LabelArray, grid: VoxelGrid, info: RunInfo, path: Path) -> tuple[str, ...]:
         """Write the file, section by section."""
         header = np.zeros((), LAYOUT.newbyteorder("<"))
         notes = _place(header, grid, info.source.metadata.get("mrc"), artifact=self.artifact)
         _describe(header, f"CryoMamba mask of {info.source.name}", *_label_lines(info.model))
-        _write(path, header, labels, grid, highest=info.model.highest_label)
+        _write_labels(path, header, labels, grid, highest=info.model.highest_label)
         return notes
 
     def write_companion(
@@ -64,19 +78,59 @@ class MrcExporter(Exporter):
             source = {**source, "sampling": (0, 0, 0)}
         notes = _place(header, grid, source, artifact=self.companion_artifact(companion))
         _describe(header, f"CryoMamba {companion.name} of {info.source.name}", *textwrap.wrap(companion.meaning, 80))
-        _write(path, header, values, grid, highest=255)
+        _write_labels(path, header, values, grid, highest=255)
+        return notes
+
+    def write_channels(self, channels: Sequence[Channel], path: Path) -> tuple[str, ...]:
+        """Write a stack of volumes, in the first source's place and, if it can be, its axis order."""
+        require_alike(channels)
+        require_forwards(channels, suffixes=".nii, .nii.gz, .nrrd")
+        first = channels[0]
+        header = np.zeros((), LAYOUT.newbyteorder("<"))
+        grid, source, notes = _stackable(first.grid, first.metadata.get("mrc"))
+        notes += _place(header, grid, source, artifact="the file")
+        header["counts"][2] *= len(channels)
+        header["ispg"] = VOLUME_STACK + min(max(int(header["ispg"]), 1), HIGHEST_SPACE_GROUP)
+        names = [f"{index}: {channel.name}" for index, channel in enumerate(channels[:MOST_NAMES])]
+        _describe(header, f"CryoMamba: {len(channels)} channels of one volume", *names)
+        slabs = (slab for channel in channels for slab in channel_slabs(channel, grid.stored_axes))
+        _write(path, header, slabs, first.dtype, GreyCounter())
         return notes
 
 
-def _write(path: Path, header: NDArray[np.void], values: LabelArray, grid: VoxelGrid, *, highest: int) -> None:
-    """Write whole numbers up to `highest`, and the header once their statistics are known."""
-    signed_bytes = highest <= HIGHEST_IN_MODE_0
-    dtype = np.dtype("<i1" if signed_bytes else "<u2")
-    header["mode"] = 0 if signed_bytes else 6
-    counter = ValueCounter(highest=highest)
+class _Counter(Protocol):
+    """What the header says of all voxels."""
+
+    def add(self, values: NDArray[Any], /) -> None: ...
+
+    @property
+    def minimum(self) -> float: ...
+
+    @property
+    def maximum(self) -> float: ...
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def standard_deviation(self) -> float: ...
+
+
+def _write_labels(path: Path, header: NDArray[np.void], values: LabelArray, grid: VoxelGrid, *, highest: int) -> None:
+    """Write whole numbers up to `highest`."""
+    dtype = np.dtype(np.int8 if highest <= HIGHEST_IN_MODE_0 else np.uint16)
+    _write(path, header, stored_slabs(values, grid.stored_axes), dtype, ValueCounter(highest=highest))
+
+
+def _write(
+    path: Path, header: NDArray[np.void], slabs: Iterable[NDArray[Any]], dtype: np.dtype[Any], counter: _Counter
+) -> None:
+    """Write voxels, and the header once their statistics are known."""
+    header["mode"] = next(mode for mode, code in MODES.items() if np.dtype(code) == dtype)
+    dtype = dtype.newbyteorder("<")
     with path.open("xb") as stream:
         stream.write(bytes(HEADER_SIZE))
-        for slab in stored_slabs(values, grid.stored_axes):
+        for slab in slabs:
             counter.add(slab)
             stream.write(slab.astype(dtype, copy=False).data)
         header["dmin"], header["dmax"] = counter.minimum, counter.maximum
@@ -117,6 +171,24 @@ def _place(
     header["origin"] = origin
     header["ispg"] = space_group
     return notes
+
+
+def _stackable(
+    grid: VoxelGrid, source: Mapping[str, Any] | None
+) -> tuple[VoxelGrid, Mapping[str, Any] | None, tuple[str, ...]]:
+    """A grid and the header of its source as a stack of volumes can have them: sections along z, one cell a volume."""
+    if source is not None:
+        source = {**source, "sampling": (0, 0, 0)}
+    if grid.stored_axes[0] == 0:
+        return grid, source, ()
+    if source is not None:
+        starts = dict(zip(source["axes"], source["nstart"], strict=True))
+        source = {**source, "axes": (1, 2, 3), "nstart": [starts[axis] for axis in (1, 2, 3)]}
+    order = ", ".join("zyx"[axis] for axis in grid.stored_axes)
+    note = (
+        f"voxels are stored in the order z, y, x, since a stack of volumes cannot have the order {order} of the source"
+    )
+    return evolve(grid, stored_axes=(0, 1, 2)), source, (note,)
 
 
 def _same(kept: float, wanted: float) -> bool:

@@ -65,7 +65,8 @@ LAYOUT = np.dtype(
     ]
 )
 
-_MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+#: Modes of real numbers, and their types.
+MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _UNSUPPORTED_MODES = {
     3: "complex 16-bit numbers (a Fourier transform)",
     4: "complex 32-bit numbers (a Fourier transform)",
@@ -235,7 +236,7 @@ def _in_its_byte_order(header: bytes) -> tuple[np.void, tuple[HeaderWarning, ...
 
 
 def _makes_sense(raw: np.void) -> bool:
-    known_mode = int(raw["mode"]) in _MODES or int(raw["mode"]) in _UNSUPPORTED_MODES
+    known_mode = int(raw["mode"]) in MODES or int(raw["mode"]) in _UNSUPPORTED_MODES
     return known_mode and min(raw["counts"]) > 0 and sorted(raw["axes"]) == [1, 2, 3]
 
 
@@ -256,9 +257,9 @@ def _dtype(raw: np.void) -> tuple[np.dtype[Any], tuple[HeaderWarning, ...]]:
             f"MRC mode {mode} holds {_UNSUPPORTED_MODES[mode]}, not real grey values",
             hint="convert it to mode 0, 1, 2, 6 or 12, for example with: newstack -mode 2 FILE OUT",
         )
-    if mode not in _MODES:
+    if mode not in MODES:
         raise CorruptFile(f"MRC has no mode {mode}", hint=_WRITE_AGAIN)
-    dtype = np.dtype(_MODES[mode])
+    dtype = np.dtype(MODES[mode])
     if not raw.dtype["mode"].isnative:
         dtype = dtype.newbyteorder()
     if mode != 0:

@@ -1,9 +1,9 @@
-"""Labels and their companions → NRRD files."""
+"""Labels, their companions and channels → NRRD files."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from cryomamba_backends.formats.placement import Frame, matrix_of, output_frame
 from cryomamba_backends.formats.slabs import stored_slabs
+from cryomamba_backends.formats.written_channels import channel_slabs, require_alike, require_right_angles
 from cryomamba_core.artifacts import RunInfo
+from cryomamba_core.channels import Channel
 from cryomamba_core.companions import DTYPE, Companion
 from cryomamba_core.geometry import Index3, VoxelGrid, to_index
 from cryomamba_core.interfaces import Exporter
@@ -21,6 +23,10 @@ from cryomamba_core.labels import Label, label_dtype
 
 #: Masks are long runs of few values: higher levels take several times as long for little.
 COMPRESSION = 1
+
+
+#: Types that have other names in numpy.
+_TYPES = {"float32": "float", "float64": "double"}
 
 
 class NrrdExporter(Exporter):
@@ -37,6 +43,8 @@ class NrrdExporter(Exporter):
     suffix = ".nrrd"
     media_type = "application/x-nrrd"
     writes_companions = True
+    channel_suffixes = (".nrrd",)
+    channel_types = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "int64", "uint64", "float64")
 
     def __init__(self, *, angstrom_as_mm: bool = False) -> None:
         self._angstrom_as_mm = angstrom_as_mm
@@ -60,6 +68,22 @@ class NrrdExporter(Exporter):
         _write(path, values, axes, DTYPE, (*geometry, f"meaning:={' '.join(companion.meaning.split())}"))
         return (f"{self.companion_artifact(companion)}: {note}",)
 
+    def write_channels(self, channels: Sequence[Channel], path: Path) -> tuple[str, ...]:
+        """Write them along a fourth, slowest axis, with their names; not compressed, since noise does not shrink."""
+        require_alike(channels)
+        require_right_angles(channels, suffixes=".mrc")
+        first = channels[0]
+        frame, axes, note = output_frame(first.grid, first.metadata, angstrom_as_mm=self._angstrom_as_mm)
+        shape = to_index(first.grid.shape[axis] for axis in reversed(axes))
+        matrix = matrix_of(first.grid, frame, axes)
+        names = (f"channel{index}:={' '.join(channel.name.split())}" for index, channel in enumerate(channels))
+        with path.open("xb") as stream:
+            stream.write(_header((*_geometry("channels", shape, first.dtype, matrix, channels=len(channels)), *names)))
+            for channel in channels:
+                for slab in channel_slabs(channel, axes):
+                    stream.write(slab.astype(first.dtype.newbyteorder("<"), copy=False).data)
+        return (note,)
+
     def _frame(self, grid: VoxelGrid, info: RunInfo) -> tuple[Frame, Index3, str]:
         return output_frame(grid, info.source.metadata, angstrom_as_mm=self._angstrom_as_mm)
 
@@ -67,24 +91,31 @@ class NrrdExporter(Exporter):
 def _write(path: Path, values: LabelArray, axes: Index3, dtype: np.dtype[Any], lines: Iterable[str]) -> None:
     """Write the lines of a header, and voxels in the order of `axes`, slowest first."""
     with path.open("xb") as stream:
-        stream.write(("\n".join(lines) + "\n\n").encode())
+        stream.write(_header(lines))
         with gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=stream, mtime=0) as packed:
             for slab in stored_slabs(values, axes):
                 packed.write(slab.astype(dtype.newbyteorder("<"), copy=False).data)
 
 
-def _geometry(content: str, shape: Index3, dtype: np.dtype[Any], matrix: NDArray[np.float64]) -> Iterator[str]:
-    """Fields of the header; `shape` has the fastest axis first."""
+def _header(lines: Iterable[str]) -> bytes:
+    return ("\n".join(lines) + "\n\n").encode(errors="replace")
+
+
+def _geometry(
+    content: str, shape: Index3, dtype: np.dtype[Any], matrix: NDArray[np.float64], *, channels: int = 0
+) -> Iterator[str]:
+    """Fields of the header; `shape` has the fastest axis first. Data of one or more `channels` are not compressed."""
+    more = bool(channels)
     yield "NRRD0005"
     yield f"# CryoMamba {content}"
-    yield f"type: {dtype.name}"
-    yield "dimension: 3"
+    yield f"type: {_TYPES.get(dtype.name, dtype.name)}"
+    yield f"dimension: {3 + more}"
     yield "space: right-anterior-superior"
-    yield f"sizes: {' '.join(map(str, shape))}"
-    yield f"space directions: {' '.join(_vector(matrix[:3, column]) for column in range(3))}"
-    yield "kinds: domain domain domain"
+    yield f"sizes: {' '.join(map(str, shape))}" + f" {channels}" * more
+    yield f"space directions: {' '.join(_vector(matrix[:3, column]) for column in range(3))}" + " none" * more
+    yield "kinds: domain domain domain" + " list" * more
     yield "endian: little"
-    yield "encoding: gzip"
+    yield f"encoding: {'raw' if more else 'gzip'}"
     yield 'space units: "mm" "mm" "mm"'
     yield f"space origin: {_vector(matrix[:3, 3])}"
 
