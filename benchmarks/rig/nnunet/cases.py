@@ -135,6 +135,9 @@ def arguments(
     """The options of every benchmark of nnU-Net models; a benchmark may add its own."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--model", type=Path, help="trained-model folder; the demo's model if left out")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the installation of the model, for ours"
+    )
     parser.add_argument("--shape", type=int, nargs=3, default=shape, help="z y x (default: %(default)s)")
     parser.add_argument("--mirroring", action="store_true", help="average over mirrored tiles")
     parser.add_argument("--stub", action="store_true", help="a network without work")

@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def lay_out(folder: Path, trained: Path, options: argparse.Namespace) -> Case:
     """Install a trained-model folder and write a volume, for runs with the options of `cases.arguments`."""
     return Case(
         trained=str(trained),
-        data_dir=str(install(trained, folder / "data")),
+        data_dir=str(install(trained, folder / "data", dict(option.split("=", 1) for option in options.option))),
         volume=str(write_volume(folder / "volume.mrc", tuple(options.shape))),
         stub=options.stub,
         mirroring=options.mirroring,
@@ -84,10 +85,10 @@ def full_size_model(folder: Path) -> Path:
     return folder
 
 
-def install(trained: Path, data_dir: Path) -> Path:
-    """Install a trained-model folder into a new data directory."""
+def install(trained: Path, data_dir: Path, options: Mapping[str, str] | None = None) -> Path:
+    """Install a trained-model folder into a new data directory, with options of the runner."""
     runner = NNUNetRunner(Settings(data_dir=data_dir))
-    runner.install(trained, name=NAME, options={"spacing_unit": "voxels"})
+    runner.install(trained, name=NAME, options={"spacing_unit": "voxels", **(options or {})})
     return data_dir
 
 

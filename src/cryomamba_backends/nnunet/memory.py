@@ -27,9 +27,9 @@ HALF, SINGLE = 2, 4
 #: What libraries load and compile when a network first runs: 45 MiB with torch 2.13 on x86.
 LIBRARIES = 45 << 20
 
-#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike, mirrored
-#: or not: in exact mode, whose sums are in half precision, and in fast mode.
-EXACT_KEEPS, FAST_KEEPS = 36 << 20, 32 << 20
+#: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
+#: mode, whose sums are in half precision, in fast mode, and there besides where tiles are mirrored.
+EXACT_KEEPS, FAST_KEEPS, FAST_MIRRORED_KEEPS = 36 << 20, 32 << 20, 10 << 20
 
 #: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
 #: many sizes do not fit into each other's places: in exact mode, in fast mode with and without residual blocks, there
@@ -104,6 +104,7 @@ def estimate_ram(
     weight_bytes: int,
     dtype: np.dtype[Any],
     way: Way,
+    mirrored: bool,
     working: int,
 ) -> Need:
     """What a sweep needs of the host's memory.
@@ -118,6 +119,8 @@ def estimate_ram(
         Of the volume.
     way
         What the run does.
+    mirrored
+        Whether tiles are.
     working
         What a network of its own holds while it works on a tile, from `working_bytes`; 0 for those that plans describe.
     """
@@ -130,8 +133,9 @@ def estimate_ram(
     if course.device != "cpu":
         return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
     held = sums + window_bytes(recipe, grid) + folds * _kernel_bytes(recipe, course)
-    kept = EXACT_KEEPS if course.exact else FAST_KEEPS
-    passing = kept + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps, working=working))
+    kept = EXACT_KEEPS if course.exact else FAST_KEEPS + FAST_MIRRORED_KEEPS * mirrored
+    averaged = SINGLE * (recipe.labels.heads + recipe.channels) * math.prod(recipe.patch) * mirrored
+    passing = kept + averaged + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps, working=working))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, passing))
 
 

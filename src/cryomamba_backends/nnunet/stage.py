@@ -153,6 +153,7 @@ class Stage:
             weight_bytes=self.weight_bytes,
             dtype=np.dtype(np.float32),
             way=way,
+            mirrored=bool(self.mirror_axes),
             working=self.installed.record.working_bytes,
         )
         inputs = self.recipe.inputs
