@@ -258,7 +258,7 @@ def _chosen_folds(installed: InstalledModel, params: NNUNetParams) -> tuple[Fold
     missing = [str(fold) for fold in params.folds if str(fold) not in known]
     if missing:
         raise InvalidParameter(
-            f"the model {installed.record.name!r} has no fold {', '.join(missing)}",
+            f"the model {installed.record.name!r} ({installed.record.configuration}) has no fold {', '.join(missing)}",
             hint=f"it has: {', '.join(known)}; leave folds out to use them all",
         )
     return tuple(known[str(fold)] for fold in params.folds)
