@@ -2,7 +2,7 @@
 
 `StepRunner` labels voxels above zero in steps that a test can hold at any point: before each slab it
 waits for a file named after the slab, if it was given a folder to look for one. If it is asked to doubt, it says
-of each voxel how close to zero it is.
+of each voxel how close to zero it is; if it is to be sure, how far above zero.
 """
 
 import time
@@ -64,11 +64,17 @@ class StepParams:
     resumes: bool = field(default=True, metadata={"help": "whether final sections are left out"})
     axis: int = field(default=0, metadata={"help": "along which slabs follow each other"})
     doubt: int = field(default=0, metadata={"help": "binning of the doubts that come with the labels; 0 for none"})
+    sure: bool = field(default=False, metadata={"help": "whether it says how sure it is of its label"})
 
 
 def doubts(values):
     """0 for what is far from zero, 255 for zero."""
     return (255 / (1 + np.abs(values))).astype(np.uint8)
+
+
+def certainties(values):
+    """0 for what is not above zero, 255 for what is far above."""
+    return (255 - 255 / (1 + np.maximum(values, 0))).astype(np.uint8)
 
 
 class StepRunner(ModelRunner):
@@ -89,6 +95,7 @@ class StepRunner(ModelRunner):
             self._wait(row, params, context)
             values = volume.read(slab)
             labels, beside = (values > 0).astype(np.uint8), {"doubt": doubts(values)} if params.doubt else {}
+            beside |= {"sure": certainties(values)} if params.sure else {}
             if row >= first + params.depth:
                 labels, slab = self._fault(params.fault, labels, slab, volume.grid)
                 beside = {} if params.fault == "no doubt" else beside
@@ -98,7 +105,9 @@ class StepRunner(ModelRunner):
         return params.axis
 
     def companions(self, model, params):
-        return (Companion(name="doubt", meaning="255 for zero", binning=params.doubt),) if params.doubt else ()
+        doubt = Companion(name="doubt", meaning="255 for zero", binning=max(1, params.doubt))
+        sure = Companion(name="sure", meaning="255 for far above zero", label=1)
+        return (*([doubt] if params.doubt else []), *([sure] if params.sure else []))
 
     def shard_bounds(self, model, grid, params, device, count):
         count = min(count, grid.shape[params.axis])

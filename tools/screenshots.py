@@ -114,7 +114,7 @@ def _tell_the_story(desktop: Any, server: Any, tomogram: Path, shoot: Callable[[
     shoot("mask")
     [uncertainty] = place.stage.companions.layers
     uncertainty.visible = True  # a click on its eye
-    _pump(lambda: not place.companions[0].planes.pending)
+    _pump(lambda: place.companions.files and not place.companions.files[0].planes.pending)
     shoot("uncertainty")
     uncertainty.visible = False
     desktop.click("mask.tool.paint")

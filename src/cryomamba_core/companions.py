@@ -46,17 +46,22 @@ class Companion:
     binning
         How many voxels of the source each of its own stands for, on every axis, 1 to 64. A runner gives a number for
         each voxel of the source all the same; files hold the means.
+    label
+        Value in the mask of the label that it speaks of, in whose colour it can be shown; None if it speaks of all.
     """
 
     name: str
     meaning: str
     binning: int = 1
+    label: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in _TAKEN:
             raise PluginFault(f"{self.name!r} is no name for a companion")
         if not 1 <= self.binning <= MAX_BINNING:
             raise PluginFault(f"the companion {self.name!r} is binned by {self.binning}")
+        if self.label is not None and self.label < 0:
+            raise PluginFault(f"the companion {self.name!r} speaks of a label {self.label}")
 
 
 def companion_artifacts(

@@ -58,12 +58,15 @@ class PreviewCompanion:
         Its grid.
     payload
         The ZYX array of the grid's shape, a byte for each voxel, compressed by zlib: means of what is final.
+    label
+        Of `Companion`.
     """
 
     name: str
     factor: int
     grid: VoxelGrid
     payload: bytes = field(repr=False)
+    label: int | None = None
 
     def values(self) -> NDArray[np.uint8]:
         """The array; raises `StorageDamaged` if the payload does not hold it."""
@@ -227,9 +230,9 @@ class PreviewBuilder:
         self._covered: Region | None = None
         self._final_voxels = 0
         self._sequence = 0
-        names = [companion.name for companion in companions]
-        part = max(COMPANION_PART, COMPANIONS_PART * len(names))
-        self._companions = {name: _CompanionBuilder(name, grid, max(1, policy.max_voxels // part)) for name in names}
+        kinds = tuple(companions)
+        most = max(1, policy.max_voxels // max(COMPANION_PART, COMPANIONS_PART * len(kinds)))
+        self._companions = {kind.name: _CompanionBuilder(kind, grid, most) for kind in kinds}
 
     def add_provisional(self, block: LabelBlock) -> None:
         """Take in labels that a later block will replace; they never replace final ones."""
@@ -294,8 +297,8 @@ class PreviewBuilder:
 class _CompanionBuilder:
     """Keeps a coarse companion up to date."""
 
-    def __init__(self, name: str, grid: VoxelGrid, max_voxels: int) -> None:
-        self._name = name
+    def __init__(self, companion: Companion, grid: VoxelGrid, max_voxels: int) -> None:
+        self._companion = companion
         self._factor = preview_factor(grid.shape, max_voxels)
         self._grid = grid.coarsen(self._factor)
         self._sums = np.zeros(self._grid.shape, np.uint64)
@@ -313,4 +316,10 @@ class _CompanionBuilder:
     def snapshot(self) -> PreviewCompanion:
         means = rounded_means(self._sums, self._counts)
         payload = zlib.compress(means.tobytes(), level=1)
-        return PreviewCompanion(name=self._name, factor=self._factor, grid=self._grid, payload=payload)
+        return PreviewCompanion(
+            name=self._companion.name,
+            factor=self._factor,
+            grid=self._grid,
+            payload=payload,
+            label=self._companion.label,
+        )

@@ -34,6 +34,12 @@ def test_binning_has_bounds(binning):
         Companion(name="doubt", meaning="", binning=binning)
 
 
+def test_a_companion_speaks_of_a_label_that_can_be():
+    assert Companion(name="doubt", meaning="").label is None
+    with pytest.raises(PluginFault, match="speaks of a label -1"):
+        Companion(name="doubt", meaning="", label=-1)
+
+
 def exporter(suffix, *, writes=True, stem="mask"):
     return SimpleNamespace(
         artifact=stem + suffix, writes_companions=writes, companion_artifact=lambda companion: companion.name + suffix

@@ -70,14 +70,14 @@ def test_the_last_preview_of_a_companion_holds_the_means_of_blocks(seed, depths,
     labels = np.zeros((sum(depths), 7, 5), np.uint8)
     values = np.random.default_rng(seed).integers(0, 256, labels.shape, dtype=np.uint8)
     policy = PreviewPolicy(max_voxels=COMPANION_PART * most)
-    builder = PreviewBuilder(grid_of(labels), labels, policy, [Companion(name="doubt", meaning="")])
+    builder = PreviewBuilder(grid_of(labels), labels, policy, [Companion(name="doubt", meaning="", label=2)])
     start = 0
     for depth in (0, *depths):
         region = Region(start=(start, 0, 0), stop=(start + depth, *labels.shape[1:]))
         builder.add_companions(region, {"doubt": values[region.slices]})
         start += depth
     (doubt,) = builder.snapshot().companions
-    assert (doubt.name, doubt.factor) == ("doubt", preview_factor(labels.shape, most))
+    assert (doubt.name, doubt.label, doubt.factor) == ("doubt", 2, preview_factor(labels.shape, most))
     assert doubt.grid == grid_of(labels).coarsen(doubt.factor)
     for index in np.ndindex(doubt.grid.shape):
         block = values[tuple(slice(at * doubt.factor, (at + 1) * doubt.factor) for at in index)]

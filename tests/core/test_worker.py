@@ -96,7 +96,8 @@ def test_the_labels_are_the_runners_and_the_manifest_says_where_they_come_from(t
     assert np.array_equal(mask, np.load(tomogram) > 0)
     manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
     assert manifest.run.source.sha256 == sha256_of(tomogram)
-    assert manifest.run.params == {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0, "doubt": 0}
+    defaults = {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0, "doubt": 0, "sure": False}
+    assert manifest.run.params == defaults
     assert manifest.run.statistics[0].voxels == int(mask.sum())
     assert manifest.artifacts[0].sha256 == sha256_of(directory.artifacts_path / "mask.npy")
     assert manifest.notes == ("written by a stranger",)
@@ -318,6 +319,14 @@ def test_a_companion_is_a_file_of_the_job_and_labels_are_the_same(tmp_path, tomo
     assert [artifact.name for artifact in manifest.artifacts] == ["mask.npy", "doubt.npy"]
     directory.clear_labels()
     assert not list(directory.path.glob("*.raw"))
+
+
+def test_a_companion_says_of_which_label_it_is_in_previews_and_in_the_manifest(tmp_path, tomogram, host):
+    directory = make_directory(tmp_path, tomogram, doubt=1, sure=True)
+    run_here(directory, host)
+    manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
+    for companions in (manifest.run.companions, directory.preview().companions):
+        assert [(each.name, each.label) for each in companions] == [("doubt", None), ("sure", 1)]
 
 
 def test_a_binned_companion_holds_means(tmp_path, tomogram, host):

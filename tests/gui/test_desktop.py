@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import servers
 import strangers
+import trio
 from desktops import Desktop
 
 from cryomamba_backends.demo.phantom import PhantomParameters, make_phantom
@@ -139,7 +140,7 @@ def test_what_comes_with_the_labels_is_a_layer_beneath_them(desktop, server, tom
     pump(lambda: place.mask is not None and not place.works)
     assert place.stage.companions.layers == (layer,)
     assert layer.visible
-    [file] = place.companions
+    [file] = place.companions.files
     assert layer.data is file.planes
     np.testing.assert_allclose(layer.scale, [2 * VOXEL] * 3)
     np.testing.assert_allclose(layer.translate, [start + VOXEL / 2 for start in ORIGIN])
@@ -149,6 +150,172 @@ def test_what_comes_with_the_labels_is_a_layer_beneath_them(desktop, server, tom
     pump(lambda: np.array_equal(layer._slice.image.raw, section))
     layers = desktop.viewer.layers
     assert layers.index(place.stage.image) < layers.index(layer) < layers.index(place.stage.mask)
+    assert not desktop.panel.workplace.desk.troubles.items
+
+
+@pytest.fixture
+def finished(desktop, server, tomogram, tmp_path, pump):
+    """The place of a job that is done and has two companions, of which nobody has looked at one."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    engines.open_gate(gate, *range(SHAPE[0]))
+    place = submit_steps(desktop, server, tomogram, gate, pump, "doubt=1", "sure=true")
+    pump(lambda: place.mask is not None and not place.works)
+    return place
+
+
+@pytest.fixture
+def hold(desktop, monkeypatch):
+    """Hold what is fetched of companions back until the returned function is called; the names that were asked for."""
+    fetch, asked, gates = desktop.jobs.fetch_companion, [], []
+
+    async def held(item, name, on_progress=None):
+        asked.append(name)
+        gates.append(trio.Event())
+        await gates[-1].wait()
+        return await fetch(item, name, on_progress)
+
+    def let_go():
+        for gate in gates:
+            gate.set()
+
+    monkeypatch.setattr(desktop.jobs, "fetch_companion", held)
+    return let_go, asked
+
+
+def layer_of(place, name):
+    [layer] = [layer for layer in place.stage.companions.layers if layer.name.endswith(f" {name}")]
+    return layer
+
+
+def shows(place, name, values, section=5):
+    """Whether the layer of a companion shows a section of these values, and from the file."""
+    layer, files = layer_of(place, name), [file for file in place.companions.files if file.companion.name == name]
+    from_file = [layer.data] == [file.planes for file in files]
+    return from_file and layer.visible and np.array_equal(layer._slice.image.raw, values[section])
+
+
+def test_what_comes_with_the_labels_is_fetched_when_it_is_first_shown(desktop, finished, phantom, pump):
+    place, folder = finished, finished.item.folder
+    assert [layer.name for layer in place.stage.companions.layers] == ["tomo doubt", "tomo sure"]
+    assert not any(layer.visible for layer in place.stage.companions.layers)
+    assert not list(folder.glob("doubt.*"))
+    place.stage.stepper.go_to(5)
+    layer_of(place, "sure").visible = True  # a click on its eye
+    [work] = place.works
+    assert work.name == "fetching the sure of tomo.mrc"
+    assert "the sure of tomo is being fetched" in desktop.viewer.canvas.overlays["cryomamba"].text
+    pump(lambda: shows(place, "sure", strangers.certainties(phantom)))
+    assert "fetched" not in desktop.viewer.canvas.overlays["cryomamba"].text
+    assert [file.companion.label for file in place.companions.files] == [1]
+    assert layer_of(place, "sure").colormap.name == place.mask.labels[0].color
+    assert layer_of(place, "doubt").colormap.name == "inferno"
+    assert (folder / "sure.mrc").exists()
+    assert not list(folder.glob("doubt.*"))
+    for wanted in (False, True):
+        layer_of(place, "sure").visible = wanted
+        assert not place.works, "it is here"
+
+
+def test_what_cannot_be_fetched_is_hidden_again_and_a_second_try_works(desktop, server, finished, phantom, pump):
+    place, troubles = finished, desktop.panel.workplace.desk.troubles
+    place.stage.stepper.go_to(5)
+    desktop.link.disconnect()
+    layer_of(place, "doubt").visible = True
+    pump(lambda: troubles.items and not place.works)
+    assert troubles.items[-1].what == "fetching the doubt of tomo.mrc"
+    assert not layer_of(place, "doubt").visible
+    assert not place.companions.files
+    assert "fetched" not in desktop.viewer.canvas.overlays["cryomamba"].text
+    desktop.connect(server.url, server.token())
+    layer_of(place, "doubt").visible = True
+    pump(lambda: shows(place, "doubt", strangers.doubts(phantom)))
+    assert len(troubles.items) == 1
+
+
+def test_what_was_fetched_once_is_opened_without_a_server(desktop, server, finished, phantom, pump):
+    layer_of(finished, "doubt").visible = True
+    pump(lambda: finished.companions.files and not finished.works)
+    path = finished.path
+    desktop.bench.close(finished)
+    pump(lambda: not finished.works)
+    server.kill()
+    pump(lambda: "does not answer" in desktop.text("connect.state"))
+    place = desktop.open(path)
+    pump(lambda: place.mask is not None and not place.works)
+    assert not place.companions.files, "nobody has looked at it yet"
+    place.stage.stepper.go_to(5)
+    layer_of(place, "doubt").visible = True
+    pump(lambda: shows(place, "doubt", strangers.doubts(phantom)))
+    assert not desktop.panel.workplace.desk.troubles.items
+
+
+def test_a_preview_that_is_looked_at_stays_until_the_file_is_there(desktop, server, tomogram, tmp_path, pump, hold):
+    (let_go, asked), gate = hold, tmp_path / "gate"
+    gate.mkdir()
+    place = submit_steps(desktop, server, tomogram, gate, pump, "doubt=2", "sure=true")
+    engines.open_gate(gate, *range(10))
+    pump(lambda: place.stage.companions.layers)
+    layer = layer_of(place, "doubt")
+    layer.visible = True
+    engines.open_gate(gate, *range(SHAPE[0]))
+    pump(lambda: place.mask is not None and asked)
+    assert asked == ["doubt"], "it is fetched at once, and the one that nobody looks at is not"
+    kept = layer.data
+    assert kept.any()
+    assert layer.visible
+    desktop.viewer.dims.ndisplay = 3
+    assert layer.visible
+    assert layer.data is kept
+    desktop.viewer.dims.ndisplay = 2
+    let_go()
+    pump(lambda: place.companions.files)
+    assert layer.data is place.companions.files[0].planes
+
+
+def test_what_is_on_its_way_ends_with_its_layer_its_button_and_its_tomogram(desktop, finished, pump, hold):
+    (let_go, asked), place = hold, finished
+    layer_of(place, "doubt").visible = True
+    pump(lambda: asked == ["doubt"])
+    desktop.viewer.layers.remove(layer_of(place, "doubt"))
+    pump(lambda: not place.works)
+    assert [layer.name for layer in place.stage.companions.layers] == ["tomo sure"]
+    desktop.bench.show(place.item)
+    pump(lambda: len(place.stage.companions.layers) == 2)
+    assert not layer_of(place, "doubt").visible
+
+    layer_of(place, "doubt").visible = True
+    pump(lambda: asked == ["doubt", "doubt"])
+    desktop.turn_to("Mask")
+    desktop.click("mask.progress.cancel")
+    pump(lambda: not place.works)
+    assert not layer_of(place, "doubt").visible
+
+    layer_of(place, "doubt").name = "of mine"
+    [layer] = [layer for layer in place.stage.companions.layers if layer.name == "of mine"]
+    layer.visible = True
+    pump(lambda: len(asked) == 3)
+    desktop.bench.close(place)
+    pump(lambda: not place.works)
+    let_go()
+    assert not place.companions.files
+    assert not list(desktop.viewer.layers)
+    assert not desktop.panel.workplace.desk.troubles.items
+
+
+def test_a_layer_that_is_deleted_closes_its_file_and_can_be_had_again(desktop, finished, phantom, pump):
+    place = finished
+    layer_of(place, "sure").visible = True
+    pump(lambda: place.companions.files and not place.works)
+    [file] = place.companions.files
+    desktop.viewer.layers.remove(layer_of(place, "sure"))
+    assert place.companions.files == ()
+    pump(lambda: file.planes._reader._closed)
+    place.stage.stepper.go_to(5)
+    desktop.bench.show(place.item)
+    pump(lambda: len(place.stage.companions.layers) == 2)
+    layer_of(place, "sure").visible = True
+    pump(lambda: shows(place, "sure", strangers.certainties(phantom)))
     assert not desktop.panel.workplace.desk.troubles.items
 
 

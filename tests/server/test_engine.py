@@ -315,7 +315,8 @@ async def test_a_request_is_recorded_with_everything_it_left_open(settings, tomo
         stored = (await engine.submit(config, owner=OWNER)).config
     assert (stored.runner, stored.model, stored.label) == ("steps", "steps", "a.npy")
     assert stored.artifacts == ("mask.npy",)
-    assert stored.params == {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0, "doubt": 0}
+    left_open = {"gate": "", "depth": 1, "fault": "", "resumes": True, "axis": 0, "doubt": 0, "sure": False}
+    assert stored.params == left_open
 
 
 async def test_a_job_that_does_not_fit_on_the_disk_is_refused(settings, tomogram, monkeypatch):

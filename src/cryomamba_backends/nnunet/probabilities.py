@@ -36,6 +36,8 @@ class LabelHead:
     ----------
     label
         As the model names it.
+    value
+        Of the label in the mask.
     name
         Of its companion.
     head
@@ -43,6 +45,7 @@ class LabelHead:
     """
 
     label: str
+    value: int
     name: str
     head: int
 
@@ -68,7 +71,7 @@ def asked_heads(scheme: LabelScheme, asked: Sequence[str]) -> tuple[LabelHead, .
         )
     names, heads = companion_names(scheme), _heads(scheme)
     return tuple(
-        LabelHead(label=label.name, name=names[label.value], head=heads[label.value])
+        LabelHead(label=label.name, value=label.value, name=names[label.value], head=heads[label.value])
         for label in scheme.labels
         if everything or label.name in asked
     )
@@ -94,6 +97,7 @@ def companion_of(asked: LabelHead, scheme: LabelScheme, binning: int) -> Compani
         name=asked.name,
         meaning=f"255 p, where p is the probability of the {kind} {asked.label}: the {by}",
         binning=binning,
+        label=asked.value,
     )
 
 

@@ -116,7 +116,8 @@ def _flat(event: PreviewReady) -> tuple[dict[str, Any], list[bytes]]:
         "covered": to_plain(preview.covered),
         "encoding": ENCODING,
         "companions": [
-            {"name": each.name, "factor": each.factor, "grid": to_plain(each.grid)} for each in preview.companions
+            {"name": each.name, "label": each.label, "factor": each.factor, "grid": to_plain(each.grid)}
+            for each in preview.companions
         ],
     }
     return plain, [preview.payload, *(each.payload for each in preview.companions)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from attrs import define, evolve, field
-from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.colormaps import Colormap, DirectLabelColormap
 
 from cryomamba_core.labels import Label
 from cryomamba_gui.canvas.layers import Labels
@@ -66,6 +66,13 @@ class LabelColours:
             "index": [0, *(label.value for label in self.labels)],
             "name": ["background", *(label.name for label in self.labels)],
         }
+
+
+def shades(color: str) -> Colormap:
+    """From black, which adds nothing to what lies beneath, to a colour as `rgba` takes it."""
+    brightest = rgba(color, 1.0)
+    name = "#" + bytes(np.round(255 * brightest[:3]).astype(np.uint8)).hex()  # napari would take any for its own
+    return Colormap(np.array([(0, 0, 0, 1), brightest], np.float32), name=name)
 
 
 def rgba(color: str, opacity: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

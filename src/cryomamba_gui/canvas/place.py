@@ -13,7 +13,7 @@ from psygnal import Signal
 from cryomamba_core.jobs import JobState
 from cryomamba_core.labels import Label
 from cryomamba_gui.canvas.bell import Bell
-from cryomamba_gui.canvas.companion_file import CompanionFile
+from cryomamba_gui.canvas.companion_fetching import CompanionFetching
 from cryomamba_gui.canvas.previewing import PreviewFeed
 from cryomamba_gui.canvas.turns import one_by_one
 from cryomamba_gui.masks.keeping import keep_saved
@@ -23,9 +23,8 @@ from cryomamba_gui.masks.opening import open_mask, read_manifest
 
 if TYPE_CHECKING:
     from cryomamba_core.artifacts import Manifest
-    from cryomamba_core.companions import Companion
     from cryomamba_core.errors import ErrorInfo
-    from cryomamba_core.geometry import Vector3, VoxelGrid
+    from cryomamba_core.geometry import Vector3
     from cryomamba_gui.canvas.stage import Stage
     from cryomamba_gui.desk.desk import Desk
     from cryomamba_gui.desk.jobs import JobItem
@@ -81,7 +80,7 @@ class Place:
     mask, manifest, measures
         The mask of a finished job, where it came from, and its statistics; None until it is here.
     companions
-        What came with the mask and is here by now.
+        What the job has beside the mask.
     """
 
     #: Anything of it is different, its works included.
@@ -95,11 +94,10 @@ class Place:
         self.mask: EditedMask | None = None
         self.manifest: Manifest | None = None
         self.measures: Measures | None = None
-        self.companions: tuple[CompanionFile, ...] = ()
+        self.companions = CompanionFetching(self, desk, self._hear_failure)
         self._desk = desk
         self._works: list[Work] = []
         self._fetching: Work | None = None
-        self._bringing: dict[str, Work] = {}
         self._feed = PreviewFeed(stage.preview_steps)
         self._tasks: list[trio.CancelScope] = []
         self._mask_tasks: list[trio.CancelScope] = []
@@ -175,8 +173,10 @@ class Place:
         if self.mask is None and (self._fetching is None or self._fetching not in self._works):
             name = f"fetching the mask of {self.path.name}"
             self._fetching = self.begin_work(name, partial(self._take_mask, item), about_mask=True)
-        elif self.mask is not None:
-            self._fetch_companions(item)
+        elif self.manifest is not None:
+            offer = partial(self.companions.offer, item, self.manifest)
+            name = f"showing what comes with the mask of {self.path.name}"
+            self._mask_tasks.append(self._desk.soon(offer, name=name))
 
     async def _take_mask(self, item: JobItem, work: Work) -> None:
         """Bring a job's mask here and lay it over the tomogram."""
@@ -195,33 +195,7 @@ class Place:
             self._desk.soon(self.measures.run, name=f"measuring the mask of {self.path.name}"),
         ]
         await one_by_one(self.stage.mask_steps(mask))
-        self._fetch_companions(item)
-
-    def _fetch_companions(self, item: JobItem) -> None:
-        """Bring what came with the mask, except what is here or on its way."""
-        if self.manifest is None:
-            return
-        here = {file.companion.name for file in self.companions}
-        for companion in self.manifest.run.companions:
-            name = companion.name
-            if name not in here and self._bringing.get(name) not in self._works:
-                bring = partial(self._take_companion, item, companion, self.manifest.grid)
-                self._bringing[name] = self.begin_work(
-                    f"fetching the {name} of {self.path.name}", bring, about_mask=True
-                )
-
-    async def _take_companion(self, item: JobItem, companion: Companion, source: VoxelGrid, work: Work) -> None:
-        """Bring a companion here, and lay a layer of it over the tomogram."""
-        path = await self._desk.jobs.fetch_companion(item, companion.name, partial(self.progress, work))
-        open_file = partial(CompanionFile.open, self._desk.host, path, companion, source)
-        file = await trio.to_thread.run_sync(open_file)
-        if work.scope.cancel_called:
-            await _close(file)
-            return
-        file.planes.failed.connect(partial(self._hear_failure, name=path.name))
-        self._mask_tasks.append(self._desk.soon(partial(_hold, file), name=f"showing {path.name}"))
-        await one_by_one(self.stage.companions.file_steps(file))
-        self.companions += (file,)
+        await self.companions.offer(item, manifest)
 
     async def _keep(self, mask: EditedMask) -> None:
         """Save a mask as long as it is shown, and close it then, once nobody works at it any more."""
@@ -241,7 +215,7 @@ class Place:
         for scope in self._mask_tasks:
             scope.cancel()
         self._mask_tasks = []
-        self.companions, self._bringing = (), {}
+        self.companions.withdraw()
         for work in self._works_at_mask():
             work.scope.cancel()
         if self.mask is not None:
@@ -293,19 +267,6 @@ class Place:
 
     def _report(self, error: Exception) -> None:
         self._desk.troubles.report(error, what=f"showing {self.path.name}")
-
-
-async def _hold(file: CompanionFile) -> None:
-    """Keep a file open as long as it is shown."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        await _close(file)
-
-
-async def _close(file: CompanionFile) -> None:
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(file.close)
 
 
 def _is_cancelled() -> bool:

@@ -174,7 +174,7 @@ class Stage:
             if self._removed or self._edited_mask is not None:
                 return
         yield from self._labels.show_steps(flat=self.preview, spatial=self.preview)
-        yield from self.companions.preview_steps(preview.companions, voxels.companions)
+        yield from self.companions.preview_steps(preview.companions, voxels.companions, labels)
         self._explain()
 
     def drop_preview(self) -> None:

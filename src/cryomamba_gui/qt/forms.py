@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLineEdit,
+    QMenu,
     QPlainTextEdit,
     QToolButton,
     QVBoxLayout,
@@ -32,6 +33,8 @@ from cryomamba_gui.qt.pieces import ElidedLabel, ErrorNote, named, wrapped
 
 #: What a parameter that has no value looks like.
 NONE = format_value(None)
+#: What stands for every label of a model, by itself.
+ALL = "all"
 #: Lines of the field for parameters of a runner that is not installed here.
 FREE_LINES = 4
 #: Letters of a name that are seen, where there is little room.
@@ -48,6 +51,8 @@ class ParameterForm(QWidget):
         written as ``name=value``, one a line.
     shown
         Names the section that is shown, e.g. ``z=120``, for parameters that take one; empty while none is.
+    labels
+        Names the labels of the model, for parameters that take some.
 
     Attributes
     ----------
@@ -59,11 +64,17 @@ class ParameterForm(QWidget):
 
     changed = Signal()
 
-    def __init__(self, params_type: type[Any] | None, *, shown: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        params_type: type[Any] | None,
+        *,
+        shown: Callable[[], str] = str,
+        labels: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         super().__init__()
         self._type = params_type
         parameters = () if params_type is None else describe_parameters(params_type)
-        self.fields = {parameter.name: _field_of(parameter, shown) for parameter in parameters}
+        self.fields = {parameter.name: _field_of(parameter, shown, labels) for parameter in parameters}
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for field in self.fields.values():
@@ -248,11 +259,13 @@ class ParameterField(QWidget):
         return f"{about[:1].upper()}{about[1:]}. {default}." if about else f"{default}."
 
 
-def _field_of(parameter: Parameter, shown: Callable[[], str]) -> ParameterField:
+def _field_of(parameter: Parameter, shown: Callable[[], str], labels: Callable[[], Sequence[str]]) -> ParameterField:
     if parameter.kind is bool:
         return _switch(parameter)
     if parameter.section:
         return _section(parameter, shown)
+    if parameter.labels:
+        return _label_names(parameter, labels)
     return _choice(parameter) if parameter.choices else _line(parameter)
 
 
@@ -288,20 +301,66 @@ def _line(parameter: Parameter) -> ParameterField:
 
 def _section(parameter: Parameter, shown: Callable[[], str]) -> ParameterField:
     """A section, which may be the one that is shown: `shown` names it, and nothing is taken while that is empty."""
+    button = _button(parameter, "shown", tip="Take the section that is shown")
+    line, both = _text_beside(button, parameter)
+    button.clicked.connect(lambda _=False: line.setText(shown() or line.text()))
+    return _written_in(line, parameter, both)
+
+
+def _label_names(parameter: Parameter, labels: Callable[[], Sequence[str]]) -> ParameterField:
+    """Names of labels, which may be picked from a menu of those that the model has now."""
+    button = _button(parameter, "labels", tip="Pick labels of the model")
+    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+    line, both = _text_beside(button, parameter)
+    menu = named(QMenu(button), f"form.{parameter.name}.menu")
+    menu.aboutToShow.connect(lambda: _fill(menu, line, labels()))
+    button.setMenu(menu)
+    return _written_in(line, parameter, both)
+
+
+def _fill(menu: QMenu, line: QLineEdit, labels: Sequence[str]) -> None:
+    """Offer all labels and each of them, with those ticked that a line names."""
+    menu.clear()
+    written = _names_in(line.text())
+    offered = [ALL, *(name for name in labels if "," not in name)]  # a comma would be read as the end of the name
+    for name in dict.fromkeys(offered):
+        action = menu.addAction(name.replace("&", "&&"))
+        assert action is not None, "Qt makes one"
+        action.setCheckable(True)
+        action.setChecked(name in written)
+        action.triggered.connect(lambda _=False, name=name: line.setText(",".join(_turned(written, name))))
+
+
+def _turned(written: Sequence[str], name: str) -> list[str]:
+    """The names with one more, or without it if it is among them; what stands for all stands by itself."""
+    if name in written:
+        return [each for each in written if each != name]
+    return [name] if name == ALL else [*(each for each in written if each != ALL), name]
+
+
+def _names_in(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _button(parameter: Parameter, word: str, *, tip: str) -> QToolButton:
+    """A button beside the text of a parameter, for what need not be typed."""
+    button = named(QToolButton(), f"form.{parameter.name}.{word}", tip=tip, spoken=f"{tip.lower()}: {parameter.name}")
+    button.setText(word)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a tool button has none of its own everywhere
+    return button
+
+
+def _text_beside(button: QToolButton, parameter: Parameter) -> tuple[QLineEdit, QWidget]:
+    """An empty line, and the widget that has it and a button."""
     name = parameter.name
     line = named(_text(parameter), f"form.{name}.text", tip=parameter.help, spoken=name)
-    button = named(QToolButton(), f"form.{name}.shown", spoken=f"take the section that is shown as {name}")
-    button.setText("shown")
-    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-    button.setToolTip("Take the section that is shown")
-    button.clicked.connect(lambda _=False: line.setText(shown() or line.text()))
     both = QWidget()
     both.setFocusProxy(line)
     row = QHBoxLayout(both)
     row.setContentsMargins(0, 0, 0, 0)
     row.addWidget(line, 1)
     row.addWidget(button)
-    return _written_in(line, parameter, both)
+    return line, both
 
 
 def _text(parameter: Parameter) -> QLineEdit:

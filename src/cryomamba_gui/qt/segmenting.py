@@ -138,7 +138,7 @@ class SegmentTab(Column):
         self._runner = runner
         runners = self._workplace.desk.host.runners
         params_type = runners.get(runner).params_type if runner in runners else None
-        form = ParameterForm(params_type, shown=self._shown_section)
+        form = ParameterForm(params_type, shown=self._shown_section, labels=self._label_names)
         form.fill(self._values.get(runner, {}))
         layout = self._form_place.layout()
         assert layout is not None, "it was given one"
@@ -157,6 +157,11 @@ class SegmentTab(Column):
             return ""
         stepper = place.stage.stepper
         return f"{'zyx'[stepper.axis]}={stepper.section}"
+
+    def _label_names(self) -> tuple[str, ...]:
+        """Names of the labels of the chosen model."""
+        model = self._picker.model
+        return () if model is None else tuple(label.name for label in model.labels)
 
     def _show_engine(self) -> None:
         """Say what stands in the way of a job, and what has to be known of it."""

@@ -255,9 +255,9 @@ async def test_content_that_is_not_what_the_job_made_is_not_kept(session_with, t
     assert files_in(folder) == {}
 
 
-def companion(shape=(2, 2, 2), values=range(8), factor=2):
+def companion(shape=(2, 2, 2), values=range(8), factor=2, label=None):
     payload = zlib.compress(bytes(values))
-    return PreviewCompanion(name="doubt", factor=factor, grid=evolve(GRID, shape=shape), payload=payload)
+    return PreviewCompanion(name="doubt", factor=factor, grid=evolve(GRID, shape=shape), payload=payload, label=label)
 
 
 BOMBS = [
@@ -295,7 +295,7 @@ def test_a_preview_of_any_size_that_can_be_is_heard(monkeypatch, protected):
 
 
 def test_companions_of_a_preview_are_heard_in_both_kinds_of_messages():
-    pair = [companion(), companion(values=[7] * 8)]
+    pair = [companion(), companion(values=[7] * 8, label=3)]
     event = messages.heard(preview_event(companions=pair))
     assert event.preview.companions == tuple(pair)
     assert event.preview.companions[0].values().ravel().tolist() == list(range(8))

@@ -230,10 +230,11 @@ def test_their_names_are_those_of_labels_and_no_two_are_the_same(labels, names):
 def test_what_is_said_of_them():
     params = NNUNetParams(probabilities=("b",), probabilities_binning=3)
     [label] = companions_asked(scheme_of("a", "b"), params)
-    assert (label.name, label.binning) == ("probability-b", 3)
+    assert (label.name, label.binning, label.label) == ("probability-b", 3, 2)
     assert "softmax" in label.meaning
     [region] = companions_asked(scheme_of_regions([1, 2], "a", "b"), params)
     assert "sigmoid" in region.meaning
+    assert region.label == 2
     assert companions_asked(scheme_of("a"), NNUNetParams()) == ()
 
 

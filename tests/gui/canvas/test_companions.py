@@ -16,6 +16,7 @@ from cryomamba_core.previews import PreviewCompanion
 from cryomamba_core.settings import Settings
 from cryomamba_gui.canvas import companion_file
 from cryomamba_gui.canvas.previewing import PreviewFeed, Voxels
+from cryomamba_gui.canvas.turns import at_once
 
 SHAPE = (13, 17, 19)
 PLACE = {"voxel_size": (10, 8, 12.5), "origin": (-123.4, 56.7, 1000)}
@@ -145,6 +146,121 @@ def test_a_preview_on_its_way_adds_nothing_once_the_tomogram_was_closed(viewer, 
     stage.remove()
     assert list(steps) == []
     assert len(viewer.layers) == 0
+
+
+def labelled(stage, *labels):
+    """Show a preview of companions that speak of these labels."""
+    one = preview_of(stage.tomogram.grid, spread(SHAPE), 4)
+    companions = tuple(evolve(one.companions[0], name=f"of-{label}".lower(), label=label) for label in labels)
+    preview = evolve(one, companions=companions)
+    stage.show_preview(preview, LABELS, Voxels.of(preview))
+    return stage.companions.layers
+
+
+def test_each_has_the_colour_of_its_label_and_what_speaks_of_all_has_another(stage):
+    *of_labels, unknown, of_all = labelled(stage, 1, 2, 7, None)
+    for layer, label in zip(of_labels, LABELS, strict=True):
+        brightest = [int(label.color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        np.testing.assert_allclose(layer.colormap.map(1.0).ravel(), [*brightest, 1], atol=1e-6)
+        np.testing.assert_array_equal(layer.colormap.map(0.0).ravel(), [0, 0, 0, 1])
+        assert layer.blending == "additive"
+    assert [layer.colormap.name for layer in (unknown, of_all)] == ["inferno"] * 2
+
+
+def test_the_colours_that_the_user_has_chosen_stay(stage):
+    one, two = labelled(stage, 1, 2)
+    one.colormap, two.colormap = "viridis", "inferno"
+    labelled(stage, 1, 2)
+    companions = [Companion(name=f"of-{label}", meaning="", label=label) for label in (1, 2)]
+    at_once(stage.companions.offer_steps(companions, LABELS))
+    assert [layer.colormap.name for layer in stage.companions.layers] == ["viridis", "inferno"]
+    assert stage.companions.layers == (one, two)
+
+
+@pytest.mark.parametrize(("chosen", "later"), [("inferno", LABELS[0].color), ("viridis", "viridis")])
+def test_a_colour_that_is_not_known_at_first_is_given_later_unless_the_user_has_chosen_one(stage, chosen, later):
+    preview = preview_of(stage.tomogram.grid, spread(SHAPE), 4)
+    preview = evolve(preview, companions=(evolve(preview.companions[0], label=1),))
+    stage.show_preview(preview, (), Voxels.of(preview))
+    assert shown(stage).colormap.name == "inferno"
+    shown(stage).colormap = chosen
+    at_once(stage.companions.offer_steps([Companion(name="uncertainty", meaning="", label=1)], LABELS))
+    assert shown(stage).colormap.name == later
+
+
+OFFERED = (Companion(name="uncertainty", meaning=""), Companion(name="probability-membrane", meaning="", label=1))
+
+
+@pytest.mark.parametrize("ndisplay", [2, 3])
+def test_what_is_offered_is_an_empty_layer_that_says_when_it_is_wanted(viewer, stage, open_file, pump, ndisplay):
+    wanted = []
+    stage.companions.wanted.connect(wanted.append)
+    before = viewer.dims.range
+    at_once(stage.companions.offer_steps(OFFERED, LABELS))
+    first, second = stage.companions.layers
+    assert not any(layer.visible for layer in stage.companions.layers)
+    assert wanted == []
+    viewer.dims.ndisplay = ndisplay
+    second.visible = True
+    assert second.visible
+    assert wanted == ["probability-membrane"]
+    assert viewer.dims.range == before
+    for z in (0, SHAPE[0] - 1):
+        viewer.dims.set_point(0, stage.tomogram.grid.position((z, 0, 0))[0])
+        assert second.get_value(stage.tomogram.grid.position((z, 8, 9)), world=True) in (0, None)
+    second.visible = False
+    assert wanted == ["probability-membrane"]
+    viewer.dims.ndisplay = 2
+    file = open_file(spread(SHAPE))
+    show_file(stage, file)
+    assert first.data is file.planes
+    assert not first.visible
+    first.visible = True
+    viewer.dims.set_point(0, stage.tomogram.grid.position((5, 0, 0))[0])
+    pump(lambda: np.array_equal(first._slice.image.raw, spread(SHAPE)[5]))
+
+
+def test_a_layer_that_is_renamed_stays_that_of_its_companion(stage, open_file):
+    at_once(stage.companions.offer_steps(OFFERED, LABELS))
+    first, _ = stage.companions.layers
+    first.name = "of mine"
+    file = open_file(spread(SHAPE))
+    show_file(stage, file)
+    assert first.data is file.planes
+    assert len(stage.companions.layers) == 2
+
+
+def test_a_layer_that_is_deleted_is_there_again_when_it_is_offered_again(viewer, stage, open_file):
+    deleted, file = [], open_file(spread(SHAPE))
+    stage.companions.deleted.connect(deleted.append)
+    at_once(stage.companions.offer_steps(OFFERED, LABELS))
+    show_file(stage, file)
+    first, second = stage.companions.layers
+    first.visible = True
+    viewer.layers.remove(first)
+    assert deleted == ["uncertainty"]
+    assert stage.companions.layers == (second,)
+    first.visible = False
+    file.planes.arrived.emit(0, 0)
+    at_once(stage.companions.offer_steps(OFFERED, LABELS))
+    assert [layer.name for layer in viewer.layers if "tomo " in layer.name] == [
+        "tomo probability-membrane",
+        "tomo uncertainty",
+    ]
+    assert not stage.companions.wants("uncertainty")
+    stage.companions.drop()
+    assert deleted == ["uncertainty"], "nobody has deleted what was dropped"
+
+
+def test_a_layer_that_is_deleted_between_two_steps_does_not_come_back(viewer, stage):
+    preview = preview_of(stage.tomogram.grid, spread(SHAPE), 4)
+    at_once(stage.companions.preview_steps(preview.companions, Voxels.of(preview).companions))
+    steps = stage.companions.preview_steps(preview.companions, Voxels.of(preview).companions)
+    next(steps)
+    viewer.layers.remove(shown(stage))
+    at_once(steps)
+    assert stage.companions.layers == ()
+    assert [layer.name for layer in viewer.layers] == ["tomo"]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 5])

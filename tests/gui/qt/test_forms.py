@@ -5,8 +5,17 @@ from typing import Any, Literal
 
 import pytest
 from attrs import Attribute, field, frozen
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QPlainTextEdit, QToolButton, QWidget
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QToolButton,
+    QWidget,
+)
 
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.threshold import ThresholdParams
@@ -251,13 +260,68 @@ def test_the_uncertainty_of_a_network_is_switched_on_by_a_list(qtbot):
 def test_the_probabilities_of_a_network_are_asked_for_by_the_names_of_labels(qtbot):
     form = ParameterForm(NNUNetParams)
     qtbot.addWidget(form)
-    write(qtbot, form, "probabilities", "membrane, gold bead")
+    write(qtbot, form, "probabilities.text", "membrane, gold bead")
     assert form.values() == {"probabilities": ["membrane", "gold bead"]}
     assert form.command_words() == ["--param", "probabilities=membrane, gold bead"]
-    write(qtbot, form, "probabilities", "membrane,membrane")
+    write(qtbot, form, "probabilities.text", "membrane,membrane")
     assert "different names of labels" in message(form, "probabilities").text()
     form.fill({"probabilities": ["all"], "probabilities_binning": 2})
-    assert child(form, QLineEdit, "probabilities").text() == "all"
+    assert child(form, QLineEdit, "probabilities.text").text() == "all"
     assert form.values() == {"probabilities": ["all"], "probabilities_binning": 2}
-    write(qtbot, form, "probabilities", "")
+    write(qtbot, form, "probabilities.text", "")
     assert form.values() == {"probabilities_binning": 2}
+
+
+@pytest.fixture
+def pick(qtbot):
+    """Pick an entry of the menu of labels by the keyboard alone; what the menu holds, with what is ticked."""
+
+    def pick(form, downs):
+        button, seen = child(form, QToolButton, "probabilities.labels"), []
+
+        def answer():
+            menu = QApplication.activePopupWidget()
+            seen.extend((action.text(), action.isChecked()) for action in menu.actions())
+            for _ in range(downs):
+                qtbot.keyClick(menu, Qt.Key.Key_Down)
+            qtbot.keyClick(menu, Qt.Key.Key_Return if downs else Qt.Key.Key_Escape)
+
+        QTimer.singleShot(200, answer)
+        qtbot.keyClick(button, Qt.Key.Key_Space)
+        return seen
+
+    return pick
+
+
+def test_labels_of_the_model_are_picked_from_a_menu(qtbot, pick):
+    labels = ["membrane", "salt & sugar", "one, two"]
+    form = ParameterForm(NNUNetParams, labels=lambda: labels)
+    qtbot.addWidget(form)
+    with qtbot.waitExposed(form):
+        form.show()
+    line = child(form, QLineEdit, "probabilities.text")
+    assert pick(form, 0) == [("all", False), ("membrane", False), ("salt && sugar", False)]
+    assert form.values() == {}
+    pick(form, 2)
+    assert form.values() == {"probabilities": ["membrane"]}
+    pick(form, 3)
+    assert line.text() == "membrane,salt & sugar"
+    assert pick(form, 2) == [("all", False), ("membrane", True), ("salt && sugar", True)]
+    assert form.values() == {"probabilities": ["salt & sugar"]}, "what was ticked is so no more"
+    pick(form, 1)
+    assert line.text() == "all"
+    labels[:] = ["ribosome"]
+    assert pick(form, 2) == [("all", True), ("ribosome", False)], "those of the model that is chosen now"
+    assert line.text() == "ribosome"
+
+
+def test_the_menu_of_labels_is_reached_by_the_tab_key(qtbot):
+    form = ParameterForm(NNUNetParams)
+    qtbot.addWidget(form)
+    with qtbot.waitExposed(form):
+        form.show()
+    line, button = child(form, QLineEdit, "probabilities.text"), child(form, QToolButton, "probabilities.labels")
+    line.setFocus()
+    qtbot.keyClick(form.focusWidget(), Qt.Key.Key_Tab)
+    assert form.focusWidget() is button
+    assert button.accessibleName() == "pick labels of the model: probabilities"

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QListWidget,
+    QMenu,
     QWidget,
 )
 
@@ -183,6 +184,17 @@ def test_the_section_that_is_shown_is_taken_where_a_parameter_asks_for_one(ready
     assert QApplication.clipboard().text().endswith("--param coarse_first=z=2")
     ready.click("form.coarse_first.reset")
     assert section.text() == ""
+
+
+def test_the_labels_of_the_chosen_model_are_offered(ready, eventually):
+    ready.choose("segment.model", "cryomamba-demo")
+    eventually(lambda: ready.seen("form.probabilities.labels"))
+    menu = ready.child("form.probabilities.menu", QMenu)
+    menu.aboutToShow.emit()
+    assert [action.text() for action in menu.actions()] == ["all", "membrane", "microtubule", "ribosome"]
+    menu.actions()[2].trigger()
+    ready.click("segment.copy-command")
+    assert QApplication.clipboard().text().endswith("--param probabilities=microtubule")
 
 
 def test_a_value_that_cannot_be_used_is_said(ready, seat):
