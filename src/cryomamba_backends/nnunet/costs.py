@@ -16,6 +16,9 @@ from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_core.labels import label_dtype
 
+#: Pieces of probabilities that find no room in what networks have freed, in exact mode.
+AVERAGED_PIECES = 1
+
 
 @frozen(kw_only=True)
 class Costs:
@@ -98,8 +101,11 @@ class Costs:
         return weights + postprocessing_bytes(last.change.source, dtype)
 
     def _averaging(self, row_voxels: int) -> int:
-        """The scores that an ensemble's models wait with, and of them the mean, one model's, and a temporary one."""
+        """The scores that all models of an ensemble but one wait with, while the networks of that one run.
+
+        Their probabilities and the mean find room in what networks have freed, in exact mode all but one.
+        """
         if len(self.chains) == 1:
             return 0
-        heads = self.chains[0][-1].recipe.labels.heads
-        return (len(self.chains) + 2) * heads * max(row_voxels, BLOCK_VOXELS) * SINGLE
+        pieces = len(self.chains) - 1 + AVERAGED_PIECES * self.course.exact
+        return pieces * self.chains[0][-1].recipe.labels.heads * max(row_voxels, BLOCK_VOXELS) * SINGLE

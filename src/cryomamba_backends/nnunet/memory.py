@@ -28,13 +28,14 @@ HALF, SINGLE = 2, 4
 LIBRARIES = 45 << 20
 
 #: What the allocator keeps of pieces that were freed, in a run over 512³ voxels and over smaller ones alike: in exact
-#: mode, whose sums are in half precision, in fast mode, and there besides where tiles are mirrored.
-EXACT_KEEPS, FAST_KEEPS, FAST_MIRRORED_KEEPS = 36 << 20, 32 << 20, 10 << 20
+#: mode, whose sums are in half precision, and in fast mode; and how much more where tiles are mirrored.
+EXACT_KEEPS, FAST_KEEPS = 36 << 20, 32 << 20
+EXACT_MIRRORED_KEEPS, FAST_MIRRORED_KEEPS = 16 << 20, 10 << 20
 
 #: Maps of full size that a network holds beside its skips, and how many more where what was freed is kept, as pieces of
 #: many sizes do not fit into each other's places: in exact mode, in fast mode with and without residual blocks, there
 #: where a decoder joins maps in single precision and where it has residual blocks, and on a GPU in half.
-EXACT_MAPS, PLAIN_MAPS, RESIDUAL_MAPS = (5.2, 2.9), (2.2, 0.9), (2.2, 1.6)
+EXACT_MAPS, PLAIN_MAPS, RESIDUAL_MAPS = (5.2, 3.55), (2.2, 0.9), (2.2, 1.6)
 JOINED_MAPS, RESIDUAL_DECODER_MAPS, GPU_MAPS = (5.0, 0.9), (6.0, 2.0), (1.5, 0.0)
 
 #: The same in exact mode where a decoder has residual blocks.
@@ -133,9 +134,11 @@ def estimate_ram(
     if course.device != "cpu":
         return Need(lasting=weight_bytes + sums, passing=max(statistics - sums, reading, deciding))
     held = sums + window_bytes(recipe, grid) + folds * _kernel_bytes(recipe, course)
-    kept = EXACT_KEEPS if course.exact else FAST_KEEPS + FAST_MIRRORED_KEEPS * mirrored
-    averaged = SINGLE * (recipe.labels.heads + recipe.channels) * math.prod(recipe.patch) * mirrored
-    passing = kept + averaged + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps, working=working))
+    kept = EXACT_KEEPS if course.exact else FAST_KEEPS
+    if mirrored:
+        kept += EXACT_MIRRORED_KEEPS if course.exact else FAST_MIRRORED_KEEPS
+        kept += SINGLE * (recipe.labels.heads + recipe.channels) * math.prod(recipe.patch)  # mean, and flipped image
+    passing = kept + max(reading, deciding, activation_bytes(recipe, course, keeps=way.keeps, working=working))
     return Need(lasting=weight_bytes + held, passing=max(statistics - held, passing))
 
 
