@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from cryomamba_backends.nnunet.beside import beside_bytes
+from cryomamba_backends.nnunet.beside import beside_bytes, companions_asked
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.memory import SINGLE, Need, Place, Way, peak_bytes
 from cryomamba_backends.nnunet.params import NNUNetParams
@@ -107,5 +107,8 @@ class Costs:
         """
         if len(self.chains) == 1:
             return 0
+        scheme = self.chains[0][-1].recipe.labels
         pieces = len(self.chains) - 1 + AVERAGED_PIECES * self.course.exact
-        return pieces * self.chains[0][-1].recipe.labels.heads * max(row_voxels, BLOCK_VOXELS) * SINGLE
+        if companions_asked(scheme, self.params):
+            pieces += 2  # scores that are made of the mean
+        return pieces * scheme.heads * max(row_voxels, BLOCK_VOXELS) * SINGLE

@@ -69,11 +69,11 @@ class InstallOptions:
     spacing_unit
         What the plans' spacing is measured in; None to guess.
     accept_trainer
-        Name of a trainer that is not known, but changes nothing but the training.
+        Name of a trainer that is not known, but changes nothing but the training; of all models, as the next ones.
     accept_preprocessor, accept_label_manager
         Names of classes of the user's that do what nnU-Net's own do where volumes are segmented.
     checkpoint
-        Name of the file to take of each fold, of both stages of a cascade; None for the best one that there is.
+        Name of the file to take of each fold of all models; None for the best one that there is.
     ensemble
         Further models whose probabilities are averaged with this one's: folders, or configurations trained beside.
     postprocessing
@@ -173,10 +173,7 @@ def prepare(folder: Path, options: InstallOptions) -> PreparedModel:
 def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     checkpoints = {fold: read_checkpoint(path) for fold, path in source.checkpoints.items()}
     first = next(iter(checkpoints.values()))
-    stock = with_stock_classes(
-        source.plans, preprocessor=options.accept_preprocessor, label_manager=options.accept_label_manager
-    )
-    source = evolve(source, plans=stock, notes=(*source.notes, *_vouched(options, changed=stock != source.plans)))
+    source = _with_stock_classes(source, options)
     plans = parse_recipe(source.plans, source.dataset, first.configuration)
     supplied = supplied_network(plans.network, trainer=first.trainer, accepted=options.accept_trainer)
     recipe = with_network(plans, trainer=first.trainer, supplied=supplied)
@@ -190,9 +187,10 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
     steps = () if options.postprocessing is None else read_postprocessing(Path(options.postprocessing), recipe.labels)
     guess = None if options.spacing_unit else guess_unit(recipe.spacing)
     axes = _mirroring_axes(first, recipe)
-    previous = _previous_stage(source, recipe, options)
-    members = tuple(_member(source, recipe, named, options) for named in options.ensemble)
     unit = options.spacing_unit or guess.unit  # type: ignore[union-attr]  # one of the two is there
+    inner = evolve(options, spacing_unit=unit, ensemble=(), postprocessing=None)
+    previous = _previous_stage(source, recipe, inner)
+    members = _members(source, recipe, options.ensemble, inner)
     record = ModelRecord(
         name="",
         digest=_digest(recipe, axes, unit, weights, previous, members, steps),
@@ -214,7 +212,12 @@ def _prepared(source: TrainedFolder, options: InstallOptions) -> PreparedModel:
         licence=_text(options.licence, source.dataset, "licence", "license"),
         citation=_text(options.citation, source.dataset, "citation", "reference"),
         created_from=source.folder.name,
-        notes=(*source.notes, *((guess.note,) if guess else ()), *_suppliers(recipe, supplied)),
+        notes=(
+            *source.notes,
+            *((guess.note,) if guess else ()),
+            *_suppliers(recipe, supplied),
+            *_of_others([previous, *members] if previous else members),
+        ),
     )
     return PreparedModel(
         source=source,
@@ -319,10 +322,22 @@ def _mirroring_axes(checkpoint: Checkpoint, recipe: ModelRecipe) -> tuple[int, .
     return axes
 
 
-def _vouched(options: InstallOptions, *, changed: bool) -> Iterator[str]:
-    for name in (options.accept_preprocessor, options.accept_label_manager):
-        if name is not None and changed:
-            yield f"{name} was taken for nnU-Net's own, as asked for"
+def _with_stock_classes(source: TrainedFolder, options: InstallOptions) -> TrainedFolder:
+    """A trained model in which the classes that the user vouches for are nnU-Net's own."""
+    plans, notes = source.plans, list(source.notes)
+    vouched = {"preprocessor": options.accept_preprocessor, "label_manager": options.accept_label_manager}
+    for kind, name in vouched.items():
+        changed = with_stock_classes(plans, **{"preprocessor": None, "label_manager": None, kind: name})
+        if changed != plans:
+            notes.append(f"{name} was taken for nnU-Net's own, as asked for")
+        plans = changed
+    return evolve(source, plans=plans, notes=tuple(notes))
+
+
+def _of_others(models: Iterable[PreparedModel]) -> Iterator[str]:
+    """What was chosen for models that belong to another one."""
+    for model in models:
+        yield from (f"{model.record.configuration}: {note}" for note in model.record.notes)
 
 
 def _suppliers(recipe: ModelRecipe, network: str) -> Iterator[str]:
@@ -338,7 +353,7 @@ def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: Install
     if recipe.previous_stage is None:
         return None
     folder = previous_stage_of(source, recipe.previous_stage, checkpoint=options.checkpoint)
-    previous = _prepared(folder, evolve(options, ensemble=(), postprocessing=None))
+    previous = _prepared(folder, options)
     same = (previous.recipe.transpose, previous.recipe.labels) == (recipe.transpose, recipe.labels)
     if not same or previous.recipe.planar or previous.recipe.previous_stage:
         raise UnusableModel(
@@ -348,10 +363,25 @@ def _previous_stage(source: TrainedFolder, recipe: ModelRecipe, options: Install
     return previous
 
 
-def _member(source: TrainedFolder, recipe: ModelRecipe, named: str, options: InstallOptions) -> PreparedModel:
+def _members(
+    source: TrainedFolder, recipe: ModelRecipe, names: Sequence[str], options: InstallOptions
+) -> tuple[PreparedModel, ...]:
+    """The further models of an ensemble."""
+    folders = [member_of(source, named, checkpoint=options.checkpoint) for named in names]
+    places = [folder.folder.resolve() for folder in (source, *folders)]
+    if len(set(places)) < len(places):
+        raise InvalidParameter(
+            f"ensemble {','.join(names)!r} names a model twice, or the one that is installed",
+            hint="name only those that are averaged with it, each once",
+        )
+    return tuple(_member(source, recipe, folder, options) for folder in folders)
+
+
+def _member(
+    source: TrainedFolder, recipe: ModelRecipe, folder: TrainedFolder, options: InstallOptions
+) -> PreparedModel:
     """A further model of an ensemble."""
-    folder = member_of(source, named, checkpoint=options.checkpoint)
-    member = _prepared(folder, evolve(options, ensemble=(), postprocessing=None))
+    member = _prepared(folder, options)
     for what in ("labels", "transpose"):
         if getattr(member.recipe, what) != getattr(recipe, what):
             raise UnusableModel(

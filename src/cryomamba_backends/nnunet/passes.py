@@ -44,10 +44,21 @@ Take = Callable[[int, "NDArray[Any]", Mapping[str, "NDArray[np.uint8]"]], LabelB
 
 @frozen(kw_only=True)
 class Part:
-    """Rows of the box that a run gives labels to, and those of them that are not final from an earlier attempt."""
+    """Rows of the box.
+
+    Attributes
+    ----------
+    rows
+        Those that a run gives labels to.
+    left
+        Those of them that are not there from an earlier attempt.
+    shown
+        Those of the latter that are previewed.
+    """
 
     rows: range
     left: range
+    shown: range
 
 
 @frozen(kw_only=True)
@@ -122,40 +133,43 @@ class Passes:
 
     def _tidied(self) -> Iterator[LabelBlock]:
         """Blocks of a mask in which the largest of pieces stay: final when all of the box is known."""
+        with closing(self._whole_mask()) as mask, mask.copied() as tidy:
+            if mask.left:
+                part = Part(rows=range(mask.left.stop), left=mask.left, shown=self.part.shown)
+                yield from evolve(self, part=part)._found(partial(self._kept, mask))
+            for row, labels in mask.pieces(0):
+                self.context.checkpoint()
+                tidy.write(Region(start=(row, 0, 0), stop=(row + len(labels), *labels.shape[1:])), labels)
+            apply_postprocessing(tidy, self.steps, on_slab=self.context.checkpoint)
+            for row, labels in pieces_of(tidy, self.part.left):
+                self.context.checkpoint()
+                yield self.labels.block(row, labels, mask.companions(row, row + len(labels)))
+
+    def _whole_mask(self) -> WholeLabels:
+        """All labels of the box, as far as an earlier attempt has found them."""
         stage = self.chains[0][-1]
         every = [each for stages in self.chains for each in stages]
         beside = [repr((self.params.uncertainty, self.params.probabilities))]
-        with closing(
-            WholeLabels(
-                "mask",
-                made_by=maker_of(every, self.box, self.context, beside),
-                extent=stage.change.source,
-                axes=stage.course.axes,
-                dtype=label_dtype(max(stage.recipe.labels.names)),
-                folder=self.context.lasting,
-                companions=self.labels.companions,
-            )
-        ) as mask:
-            if mask.left:
-                part = Part(rows=range(stage.change.source[0]), left=mask.left)
-                yield from evolve(self, part=part)._found(partial(self._kept, mask))
-            with mask.copied() as tidy:
-                apply_postprocessing(tidy, self.steps, on_slab=self.context.checkpoint)
-                left = self.part.left
-                for row, labels in pieces_of(tidy, left):
-                    self.context.checkpoint()
-                    yield self.labels.block(row, labels, mask.companions(row, row + len(labels)))
+        return WholeLabels(
+            "mask",
+            made_by=maker_of(every, self.box, self.context, beside),
+            extent=stage.change.source,
+            axes=stage.course.axes,
+            dtype=label_dtype(max(stage.recipe.labels.names)),
+            folder=self.context.lasting,
+            companions=self.labels.companions,
+        )
 
     def _kept(
         self, mask: WholeLabels, row: int, labels: NDArray[Any], companions: Mapping[str, NDArray[np.uint8]]
     ) -> LabelBlock | None:
         """Keep rows of a mask that is tidied up later, and show them."""
-        mask.append(labels, companions)
+        mask.write(row, labels, companions)
         return self._shown(row, labels) if self.context.previewed else None
 
     def _shown(self, row: int, labels: NDArray[Any]) -> LabelBlock | None:
-        """A provisional block of rows of the box, as far as they are left."""
-        part = range(max(row, self.part.left.start), min(row + len(labels), self.part.left.stop))
+        """A provisional block of rows of the box, as far as they are previewed."""
+        part = range(max(row, self.part.shown.start), min(row + len(labels), self.part.shown.stop))
         if not part:
             return None
         region = Region(start=(part.start, 0, 0), stop=(part.stop, *labels.shape[1:]))
@@ -179,13 +193,13 @@ class Passes:
             counted.begin(self.part.left)
             for row, labels in found(left.start):
                 self.context.checkpoint()
-                first.append(labels)
+                first.write(row, labels)
                 yield row + len(labels), self._shown(row, labels) if shown else None
 
         yield from _stepping_down(pieces, first.left, placing)
 
     def _coarse(self, member: Member, counted: Counted, placing: Placing) -> Iterator[LabelBlock]:
-        """Provisional blocks of the rows that are left, if they are worth it; they end where memory runs out."""
+        """Provisional blocks of the rows that are previewed, if they are worth it; they end where memory runs out."""
         if self.params.coarse == "off" or not self.context.previewed:
             return
         work = counted.work
@@ -200,10 +214,10 @@ class Passes:
             self.context.note("memory ran out during the coarse answer, which ended there")
 
     def _provisional(self, member: Member, work: Work, placing: Placing) -> Iterator[LabelBlock]:
-        stage, left = member.stage, self.part.left
+        stage, shown = member.stage, self.part.shown
         grid = TileGrid.over(stage.change.target, stage.grid.patch, 1.0)
-        tiles, images = tiles_touching(grid, stage.change, left), work.total - work.done
-        much = 2 * len(left) > len(self.part.rows)
+        tiles, images = tiles_touching(grid, stage.change, shown), work.total - work.done
+        much = 2 * len(shown) > len(self.part.rows)
         by_itself = self.params.coarse == "auto"
         if by_itself and not (much and costs_little(tiles, images, exact=stage.course.exact)):
             return  # before a network is loaded for it
@@ -219,7 +233,7 @@ class Passes:
         if by_itself and not coarse.is_needed(images):
             return
         work.total += tiles
-        for region, piece in coarse.labels(left):
+        for region, piece in coarse.labels(shown):
             self.context.checkpoint()
             yield self.labels.provisional(region, piece)
 

@@ -202,12 +202,13 @@ class NNUNetRunner(ModelRunner):
         rows = range(*(min(max(0, row - box.start[axis]), box.shape[axis]) for row in (asked.start, asked.stop)))
         first_row = max(0, resumed - box.start[axis])
         if first_row < rows.stop:
+            left = rows[first_row - rows.start :]
             passes = Passes(
                 chains=chains,
                 volume=volume,
                 box=box,
                 params=params,
-                part=Part(rows=rows, left=rows[first_row - rows.start :]),
+                part=Part(rows=rows, left=left, shown=left),
                 steps=steps,
                 labels=labels,
                 context=context,
@@ -221,9 +222,10 @@ class NNUNetRunner(ModelRunner):
     ) -> list[tuple[Stage, ...]]:
         """The models of a run over a box of `extent`, each after the one that it goes on from if it is a cascade."""
         course = choose_course(installed.decisive_recipe(), grid.shape, params, device)
+        reference = installed.recipe().source_spacing
 
         def stage(model: InstalledModel, folds: tuple[FoldRecord, ...]) -> Stage:
-            return Stage.over(extent, model, grid=grid, folds=folds, course=course, params=params)
+            return Stage.over(extent, model, grid=grid, folds=folds, course=course, params=params, reference=reference)
 
         def chain(model: InstalledModel) -> Iterator[Stage]:
             previous = model.previous_stage()
@@ -284,7 +286,7 @@ def _notes(chains: Sequence[Sequence[Stage]], params: NNUNetParams, steps: Seque
         told.append(f"{named} was not heeded: a cascade has no coarse answer before its own")
     elif params.coarse == "off" and params.coarse_first is not None:
         told.append(f"coarse_first={params.coarse_first} was not heeded: coarse=off")
-    told += [f"when the mask is whole, {step.told}" for step in steps]
+    told += [f"when the mask is whole, {step.told}; it is not cut into shards for that" for step in steps]
     return tuple(dict.fromkeys(told))
 
 

@@ -1,4 +1,4 @@
-"""One model over the part of a volume that is not zero; a run has one of them, and that of a cascade has two."""
+"""One model over the part of a volume that is not zero; a cascade has two of them, and an ensemble those of all."""
 
 from __future__ import annotations
 
@@ -77,8 +77,12 @@ class Stage:
         folds: tuple[FoldRecord, ...],
         course: Course,
         params: NNUNetParams,
+        reference: Vector3,
     ) -> Self:
         """A model over a box of `extent` (z, y, x) of a volume on `grid`.
+
+        `reference` is the spacing, (z, y, x) in the unit of the training files, that the voxels of a volume stand for
+        where they have no length: that of the model which was installed, whatever stage or member of it this one is.
 
         Raises
         ------
@@ -86,7 +90,7 @@ class Stage:
             If the volume has to be resampled in a way that is not known.
         """
         recipe = installed.recipe()
-        wanted = _wanted_size(installed, recipe, grid)
+        wanted = _wanted_size(installed, recipe, grid, reference)
         verdict = judge_spacing(grid, wanted, params.spacing, recipe.resampling)
         change = _grid_change(extent, recipe, grid, wanted, verdict, course.axes)
         notes = list(verdict.notes)
@@ -270,9 +274,12 @@ class Stage:
         return kind(folds=len(self.folds), heads=self.recipe.labels.heads, grid=self.grid, hold=hold)
 
 
-def _wanted_size(installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid) -> Vector3 | None:
+def _wanted_size(installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid, reference: Vector3) -> Vector3 | None:
     """Voxel size (z, y, x) in Å that a volume should have; between sections that are taken one by one it is its own."""
     wanted = installed.record.voxel_size
+    if wanted is None and recipe.source_spacing != reference:
+        spacings = zip(grid.voxel_size, recipe.source_spacing, reference, strict=True)
+        wanted = to_vector(size * own / its for size, own, its in spacings)
     if wanted is None or not recipe.planar:
         return wanted
     across = recipe.transpose[0]

@@ -8,7 +8,6 @@ label is known only when there are all. Such labels lie in a file of the job, an
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -154,10 +153,15 @@ class WholeLabels:
         """Rows that are still to come."""
         return range(self.rows, self._extent[0])
 
-    def append(self, labels: NDArray[Any], companions: Mapping[str, NDArray[np.uint8]] | None = None) -> None:
-        """Write the next rows (z, y, x), in the axes of the sweep."""
-        stop = self.rows + len(labels)
-        region = Region(start=(self.rows, 0, 0), stop=(stop, *self._extent[1:]))
+    def write(self, row: int, labels: NDArray[Any], companions: Mapping[str, NDArray[np.uint8]] | None = None) -> None:
+        """Write rows (z, y, x) from `row` on, in the axes of the sweep: the next ones, or again ones that are there.
+
+        The latter comes to pass where memory ran out when they had been written.
+        """
+        stop = row + len(labels)
+        if row > self.rows or stop > self._extent[0]:
+            raise IndexError(f"rows {row} to {stop} follow on {self.rows} of {self._extent[0]}")
+        region = Region(start=(row, 0, 0), stop=(stop, *self._extent[1:]))
         self._file.write(region, labels)
         for name, values in (companions or {}).items():
             self._beside[name].write(region, values)
@@ -193,14 +197,16 @@ class WholeLabels:
 
     @contextmanager
     def copied(self) -> Iterator[LabelFile]:
-        """A file of the same labels that may be changed; it is gone afterwards."""
-        copy = self._path.with_name(f"{self._name}-copy.raw")  # one that was left by a crash is written over
+        """A file that may be changed, for a copy of the labels; it is gone afterwards.
+
+        Its disk space is set aside at once: that there is none shows before the networks run, and not behind them.
+        """
+        path = self._path.with_name(f"{self._name}-copy.raw")  # one that was left by a crash is written over
         try:
-            shutil.copyfile(self._path, copy)
-            with LabelFile(copy, self._extent, self._dtype, update=True) as file:
+            with LabelFile(path, self._extent, self._dtype, create=True) as file:
                 yield file
         finally:
-            copy.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files; what is in them stays for another attempt, up to the last mark."""

@@ -134,6 +134,48 @@ def test_a_cascade_may_be_one_of_them(first, masked, runner, trained, answer_of,
     assert answer.context.reports[-1][0] == answer.context.reports[-1][1]
 
 
+def without_length(plans):
+    """The training files had no voxel size: 1 in the fine model, and what follows of it in the coarse one."""
+    several(plans)
+    plans["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]
+    plans["configurations"]["3d_lowres"]["spacing"] = [1.9, 1.9, 1.9]
+
+
+def test_models_whose_voxels_have_no_length_keep_their_ratio(runner, trained, answer_of, stock_ensemble, noise):
+    folders = list(trained("3d_fullres", "3d_lowres", plans=without_length).values())
+    model = runner.install(folders[0], name="both", options={"ensemble": "3d_lowres"})
+    assert model.details["spacing unit"] == "voxels"
+    array = noise((38, 40, 34))
+    expected = stock_ensemble(folders, array, mirroring=False, spacing=(1.0, 1.0, 1.0))
+    answer = answer_of(runner, model, array, mirroring=False, voxel_size=(7.0, 7.0, 7.0))
+    np.testing.assert_array_equal(answer.labels, expected)
+
+
+def test_a_cascade_whose_voxels_have_no_length_keeps_its_ratio(runner, cascade, answer_of, stock_labels, noise):
+    first, second = cascade(plans=without_length)
+    array, size = noise((38, 40, 34)), (1.0, 1.0, 1.0)
+    before = stock_labels(first, array, mirroring=False, spacing=size)
+    expected = stock_labels(second, array, mirroring=False, spacing=size, previous=before)
+    model = runner.install(second, name="cascade")
+    answer = answer_of(runner, model, array, mirroring=False, voxel_size=(7.0, 7.0, 7.0))
+    np.testing.assert_array_equal(answer.labels, expected)
+
+
+def test_what_was_chosen_for_a_member_is_told(runner, trained):
+    folders = trained("3d_fullres", "3d_lowres")
+    weights = folders["3d_lowres"] / "fold_0" / "checkpoint_final.pth"
+    weights.rename(weights.with_name("checkpoint_best.pth"))
+    model = runner.install(folders["3d_fullres"], name="both", options={"ensemble": "3d_lowres"})
+    assert "3d_lowres: no fold has a checkpoint_final.pth" in model.details["notes"]
+
+
+@pytest.mark.parametrize("named", ["3d_fullres", "3d_lowres,3d_lowres"])
+def test_a_model_is_averaged_once(named, runner, trained):
+    folders = trained("3d_fullres", "3d_lowres")
+    with pytest.raises(InvalidParameter, match="twice"):
+        runner.install(folders["3d_fullres"], options={"ensemble": named})
+
+
 @pytest.fixture
 def both(runner, trained, noise):
     """An ensemble of sections and volumes, and a volume for it."""

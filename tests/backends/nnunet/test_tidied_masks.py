@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from small_disks import small_disk_at
 
 from cryomamba_backends.nnunet import whole_labels
+from cryomamba_backends.nnunet.blocks import Blocks
 from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.whole_labels import WholeLabels
 from cryomamba_core.errors import UnsupportedModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.testing.contexts import RecordingContext
@@ -163,6 +166,38 @@ def test_another_attempt_goes_on_from_the_labels_that_are_there(tidied, runner, 
     otherwise, recorded = run(runner, tidied, specimen, context=context, mirroring=False, uncertainty="entropy")
     np.testing.assert_array_equal(joined(otherwise), joined(whole))
     assert recorded.reports == undisturbed.reports, "the uncertainty that is there is of another rule"
+
+
+@pytest.mark.parametrize("where", ["when rows are shown", "when they are marked"])
+def test_a_shortage_after_rows_were_kept_changes_no_label(where, tidied, runner, specimen, tmp_path, monkeypatch):
+    whole = joined(run(runner, tidied, specimen, mirroring=False)[0])
+    (tmp_path / "lasting").mkdir()
+    (tmp_path / "scratch").mkdir()
+    changed = {"when rows are shown": (Blocks, "provisional"), "when they are marked": (WholeLabels, "_mark")}[where]
+    usual, asked = getattr(*changed), []
+
+    def run_out(*args):
+        asked.append(args)
+        if len(asked) == 3:
+            raise MemoryError
+        return usual(*args)
+
+    monkeypatch.setattr(whole_labels, "MARK_INTERVAL", 0.0)
+    monkeypatch.setattr(*changed, run_out)
+    context = {"lasting": tmp_path / "lasting", "scratch": tmp_path / "scratch"}
+    blocks, recorded = run(runner, tidied, specimen, mirroring=False, context=context)
+    assert len(asked) > 3
+    assert any("memory ran out" in note for note in recorded.notes)
+    np.testing.assert_array_equal(joined(blocks), whole)
+
+
+def test_that_a_disk_has_no_room_for_the_copy_shows_at_once(tidied, runner, noise, tmp_path):
+    array = noise((60, 110, 110))  # a mask of 0.7 MB
+    with small_disk_at(tmp_path / "disk", 1) as folder:
+        context = RecordingContext(tidied, ArrayVolume(array, voxel_size=SIZE), lasting=folder)
+        with pytest.raises(OSError, match="No space left"):
+            list(runner.segment(ArrayVolume(array, voxel_size=SIZE), NNUNetParams(mirroring=False), context))
+        assert not context.reports, "networks ran"
 
 
 def test_a_plan_says_what_is_done_and_counts_it(tidied, runner):
