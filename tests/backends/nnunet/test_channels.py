@@ -134,7 +134,7 @@ def test_a_volume_of_other_channels_is_refused_before_it_is_read(channels, runne
     volume.reads.clear()
     with pytest.raises(UnusableVolume, match=rf"2 channels \(raw, denoised\), the volume has {channels}") as caught:
         list(runner.segment(volume, NNUNetParams(), context))
-    assert "stack of volumes" in caught.value.hint
+    assert "cryomamba join" in caught.value.hint
     assert not volume.reads
 
 
