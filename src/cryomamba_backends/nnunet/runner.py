@@ -286,7 +286,9 @@ def _notes(chains: Sequence[Sequence[Stage]], params: NNUNetParams, steps: Seque
         told.append(f"{named} was not heeded: a cascade has no coarse answer before its own")
     elif params.coarse == "off" and params.coarse_first is not None:
         told.append(f"coarse_first={params.coarse_first} was not heeded: coarse=off")
-    told += [f"when the mask is whole, {step.told}; it is not cut into shards for that" for step in steps]
+    told += [f"when the mask is whole, {step.told}" for step in steps]
+    if steps:
+        told.append("the volume is not cut into shards, as pieces of the whole mask are compared")
     return tuple(dict.fromkeys(told))
 
 

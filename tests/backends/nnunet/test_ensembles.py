@@ -274,11 +274,21 @@ def test_a_plan_counts_every_model(runner, trained):
     assert runner.sweep_axis(model, grid, params, "cpu") == 0, "sections are taken one by one"
 
 
-def test_a_coarse_answer_is_the_first_ones(both, runner):
-    model, array = both
-    volume = ArrayVolume(array, voxel_size=SIZE)
-    blocks = list(runner.segment(volume, NNUNetParams(mirroring=False, coarse="on"), RecordingContext(model, volume)))
-    assert any(block.provisional for block in blocks)
+def test_a_coarse_answer_is_the_first_ones(runner, trained, noise):
+    folders = trained("3d_fullres", "2d")
+    volume = ArrayVolume(noise((40, 30, 26)), voxel_size=SIZE)
+
+    def coarse(name, options):
+        model = runner.install(folders["3d_fullres"], name=name, options=options)
+        params = NNUNetParams(mirroring=False, coarse="on", mode="exact")
+        blocks = list(runner.segment(volume, params, RecordingContext(model, volume)))
+        return [block for block in blocks if block.provisional], [block for block in blocks if not block.provisional]
+
+    (of_both, both), (of_first, first) = coarse("both", {"ensemble": "2d"}), coarse("first", {})
+    assert [block.region for block in of_both] == [block.region for block in of_first] != []
+    for ours, its in zip(of_both, of_first, strict=True):
+        np.testing.assert_array_equal(ours.labels, its.labels)
+    assert any((ours.labels != its.labels).any() for ours, its in zip(both, first, strict=True))
 
 
 def test_models_of_another_folder_are_named_by_it(runner, trained, tmp_path):

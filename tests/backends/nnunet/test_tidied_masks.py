@@ -204,6 +204,7 @@ def test_a_plan_says_what_is_done_and_counts_it(tidied, runner):
     grid, params = VoxelGrid(shape=(60, 70, 80), voxel_size=SIZE), NNUNetParams(mirroring=False)
     plan = runner.plan(tidied, grid, params, "cpu")
     assert sum("when the mask is whole, of label" in note for note in plan.notes) == 3
+    assert sum("not cut into shards" in note for note in plan.notes) == 1
     assert runner.shard_bounds(tidied, grid, params, "cpu", 3) == (0, 70 if plan.notes[0].endswith("Y") else 60)
     without = NNUNetParams(mirroring=False, postprocessing=False)
     assert not any("whole" in note for note in runner.plan(tidied, grid, without, "cpu").notes)
