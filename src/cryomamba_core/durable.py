@@ -7,6 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from cryomamba_core.errors import CryoMambaError, StorageError
+from cryomamba_core.wire import load_json
+
+T = TypeVar("T")
 
 #: Bytes that are read at a time when a file is hashed or copied.
 CHUNK = 4 << 20
@@ -77,3 +83,23 @@ def sha256_of(path: Path, *, on_chunk: Callable[[int], None] | None = None) -> s
             if on_chunk is not None:
                 on_chunk(len(chunk))
     return digest.hexdigest()
+
+
+def load_kept(path: Path, kind: type[T]) -> T | None:
+    """What an attempt at a job keeps in a file for the next; None where there is nothing that can be understood.
+
+    Raises
+    ------
+    StorageError
+        If the file is there and cannot be read.
+    """
+    try:
+        return load_json(path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error}", hint="see whether the disk is well, then submit the job again"
+        ) from error
+    except CryoMambaError:
+        return None

@@ -26,18 +26,19 @@ checkpoint, from which the next worker goes on.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from attrs import frozen
 
-from cryomamba_core.durable import sync_folder, write_whole
-from cryomamba_core.errors import CryoMambaError, StorageDamaged, StorageError
+from cryomamba_core.durable import load_kept, sync_folder, write_whole
+from cryomamba_core.errors import CryoMambaError, StorageDamaged
 from cryomamba_core.events import JobEvent
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces.executors import WorkerHandle
@@ -46,8 +47,6 @@ from cryomamba_core.label_file import LabelFile
 from cryomamba_core.previews import Preview
 from cryomamba_core.volumes import IntensityStatistics
 from cryomamba_core.wire import dump_json, load_json
-
-T = TypeVar("T")
 
 #: The exit status of a worker that found the order to cancel.
 EXIT_CANCELED = 10
@@ -183,10 +182,13 @@ class SettledParams:
         What the job says.
     settled
         What its runner made of it.
+    model
+        Digest of the model that the labels are of.
     """
 
     asked: dict[str, Any]
     settled: dict[str, Any]
+    model: str
 
 
 class JobDirectory:
@@ -238,7 +240,10 @@ class JobDirectory:
         line = dump_json(event, JobEvent).encode() + b"\n"
         descriptor = os.open(self._events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line)
+            size = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):
+                os.ftruncate(descriptor, size)  # else the next event would be lost with this one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._events))
         finally:
             os.close(descriptor)
 
@@ -285,7 +290,7 @@ class JobDirectory:
 
     def checkpoint(self) -> Checkpoint | None:
         """How far the labels of earlier attempts reach, or None; raises `StorageError` if that cannot be told."""
-        return _kept(self._checkpoint, Checkpoint)
+        return load_kept(self._checkpoint, Checkpoint)
 
     def write_settled(self, params: SettledParams) -> None:
         """Keep the runner's parameters for further attempts, before the first label is final."""
@@ -293,7 +298,7 @@ class JobDirectory:
 
     def settled(self) -> SettledParams | None:
         """The runner's parameters of an earlier attempt, or None; raises `StorageError` if that cannot be told."""
-        return _kept(self._settled, SettledParams)
+        return load_kept(self._settled, SettledParams)
 
     @property
     def holds_final_labels(self) -> bool:
@@ -346,7 +351,7 @@ class JobDirectory:
 
     def handle(self) -> WorkerHandle | None:
         """The worker that `write_handle` named last, or None; raises `StorageError` if that cannot be told."""
-        return _kept(self._handle, WorkerHandle)
+        return load_kept(self._handle, WorkerHandle)
 
     def mark_left(self) -> None:
         """Say that the worker has left the job for good; its process may be given another."""
@@ -403,17 +408,3 @@ class JobDirectory:
     def cancel_ordered(self) -> bool:
         """Whether the worker is to stop."""
         return self.cancel_path.exists()
-
-
-def _kept(path: Path, kind: type[T]) -> T | None:
-    """What an attempt keeps for the next; None where there is nothing that can be understood."""
-    try:
-        return load_json(path.read_bytes(), kind)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be read: {error}", hint="see whether the disk is well, then submit the job again"
-        ) from error
-    except CryoMambaError:
-        return None

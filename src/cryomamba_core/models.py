@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
+from cryomamba_core.errors import UnusableModel
 from cryomamba_core.geometry import Vector3
 from cryomamba_core.labels import Label
 
@@ -44,3 +45,11 @@ class ModelInfo:
     def highest_label(self) -> int:
         """The largest label value."""
         return max((label.value for label in self.labels), default=1)
+
+
+def model_replaced(name: str) -> UnusableModel:
+    """The error of work that was begun with another model than the one that has its name now."""
+    return UnusableModel(
+        f"the model {name!r} was replaced by another one of the same name",
+        hint="submit the job again, or install the model that it was made for",
+    )

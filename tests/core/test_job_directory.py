@@ -3,8 +3,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from small_disks import fill, small_disk_at
 
-from cryomamba_core.errors import StorageDamaged, StorageError
+from cryomamba_core.errors import ErrorInfo, StorageDamaged, StorageError
 from cryomamba_core.events import StateChanged
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.job_directory import Checkpoint, JobDirectory, JobSpec
@@ -50,6 +51,21 @@ def test_a_torn_last_line_is_left_out_until_it_is_whole(directory):
     with (directory.path / "events.jsonl").open("ab") as stream:
         stream.write(b'{"type": "sta')
     assert [found.seq for found, _ in directory.events()] == [1]
+
+
+def test_an_event_that_a_full_disk_cuts_off_does_not_take_the_next_with_it(tmp_path):
+    with small_disk_at(tmp_path / "disk", 1) as disk:
+        directory = JobDirectory(disk / "job")
+        directory.begin_attempt(SPEC)
+        file = directory.path / "events.jsonl"
+        file.write_bytes(b"\n" * (os.sysconf("SC_PAGE_SIZE") - 10))  # ten bytes of the next event find room
+        ballast = fill(disk)
+        with pytest.raises(OSError, match="No space left") as caught:
+            directory.append_event(event(1))
+        assert ErrorInfo.of(caught.value).code == "storage/full"
+        ballast.unlink()
+        directory.append_event(event(2))
+        assert [found.seq for found, _ in directory.events()] == [2]
 
 
 def test_a_line_that_is_no_event_does_not_hide_the_next(directory):

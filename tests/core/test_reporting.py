@@ -1,5 +1,6 @@
 """What a worker says of its progress, and when: by a clock that a test turns, and by a heart that beats."""
 
+import errno
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from cryomamba_core.events import Completed, Failed, Progress, StateChanged
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.job_directory import JobDirectory, JobSpec
 from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_core.worker import reporting
 from cryomamba_core.worker.reporting import PROGRESS_INTERVAL, EventLog, Heart
 
 #: Seconds after which a test gives up waiting; nothing takes so long, even on a busy machine.
@@ -171,6 +173,25 @@ def test_a_report_that_cannot_be_written_later_does_not_stop_the_heart(directory
     clock.go_on(PROGRESS_INTERVAL)
     log.catch_up()
     assert said(directory) == [("segmenting", 0), ("segmenting", 2)]
+
+
+def test_a_heart_goes_on_where_a_beat_was_not_possible(directory, monkeypatch):
+    monkeypatch.setattr(reporting, "BEAT_INTERVAL", 0.0)
+    beat, beaten = JobDirectory.beat, threading.Semaphore(0)
+
+    def beat_on_a_share(its):
+        beaten.release()
+        if len(broken) < 2:
+            broken.append(its)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        beat(its)
+
+    with Heart(directory, EventLog(directory, attempt=1)):
+        broken = []
+        monkeypatch.setattr(JobDirectory, "beat", beat_on_a_share)
+        for _ in range(4):
+            assert beaten.acquire(timeout=DEADLINE)
+    assert len(broken) == 2
 
 
 def test_a_heart_says_what_was_held_back_while_the_worker_is_busy(directory):

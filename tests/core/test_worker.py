@@ -17,7 +17,14 @@ from attrs import evolve
 from cryomamba_core.artifacts import Manifest
 from cryomamba_core.companions import Companion, CompanionFiles
 from cryomamba_core.durable import sha256_of
-from cryomamba_core.errors import CorruptFile, InvalidParameter, PluginFault, StorageDamaged, UnusableVolume
+from cryomamba_core.errors import (
+    CorruptFile,
+    InvalidParameter,
+    PluginFault,
+    StorageDamaged,
+    UnusableModel,
+    UnusableVolume,
+)
 from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, StateChanged
 from cryomamba_core.geometry import Region, VoxelGrid
 from cryomamba_core.hookspecs import hookimpl
@@ -229,6 +236,25 @@ def test_labels_of_another_tomogram_are_not_gone_on_from(tmp_path, tomogram, hos
     assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
 
 
+def name_another_model(monkeypatch):
+    """From now on the model of the same name is another one."""
+    models = strangers.StepRunner.models
+    monkeypatch.setattr(strangers.StepRunner, "models", lambda its: [evolve(*models(its), digest="b" * 64)])
+
+
+def test_labels_of_another_model_are_not_gone_on_from(tmp_path, tomogram, host, monkeypatch):
+    fail_after_two_rows(tmp_path, tomogram, host, monkeypatch, axis=0)
+    name_another_model(monkeypatch)
+    directory = make_directory(tmp_path, tomogram, depth=2)
+    with pytest.raises(UnusableModel, match="replaced by another one of the same name"):
+        run_here(directory, host)
+    directory.clear_labels()
+    run_here(directory, host)
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+    manifest = load_json((directory.artifacts_path / "manifest.json").read_bytes(), Manifest)
+    assert manifest.run.model.digest == "b" * 64
+
+
 class HereExecutor(Executor):
     """Runs the workers of shards in this process, one after the other, while it starts them."""
 
@@ -302,6 +328,24 @@ def test_a_shard_settles_nothing_by_itself(tmp_path, tomogram, host, here, monke
     monkeypatch.setattr(JobDirectory, "write_settled", lambda *_: None)
     with pytest.raises(StorageDamaged, match="what the job's runner has settled is gone"):
         run_here(make_shared_directory(tmp_path, tomogram), host)
+
+
+def test_a_shard_does_not_run_another_model_than_its_job(tmp_path, tomogram, host, here, monkeypatch):
+    begin = JobDirectory.begin_attempt
+
+    def replace_model(directory, spec):
+        if spec.shard is not None and spec.shard.number == 2:
+            name_another_model(monkeypatch)
+        begin(directory, spec)
+
+    monkeypatch.setattr(JobDirectory, "begin_attempt", replace_model)
+    directory = make_shared_directory(tmp_path, tomogram)
+    with pytest.raises(UnusableModel, match="replaced by another one of the same name"):
+        run_here(directory, host)
+    assert here.started == 2
+    with pytest.raises(UnusableModel, match="replaced by another one of the same name"):
+        run_here(directory, host)  # shard 1 is done, by the model before
+    assert here.started == 2
 
 
 def test_a_companion_is_a_file_of_the_job_and_labels_are_the_same(tmp_path, tomogram, host):

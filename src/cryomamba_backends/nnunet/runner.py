@@ -40,13 +40,12 @@ from cryomamba_core.errors import (
     InvalidParameter,
     ModelExists,
     UnknownModel,
-    UnusableModel,
     UnusableVolume,
 )
 from cryomamba_core.geometry import Index3, VoxelGrid
 from cryomamba_core.interfaces import ModelRunner, RunContext
-from cryomamba_core.labels import LabelBlock, label_dtype
-from cryomamba_core.models import ModelInfo
+from cryomamba_core.labels import LabelBlock
+from cryomamba_core.models import ModelInfo, model_replaced
 from cryomamba_core.plans import RunPlan
 from cryomamba_core.settings import Settings
 from cryomamba_core.volumes import Volume
@@ -245,10 +244,7 @@ class NNUNetRunner(ModelRunner):
         for model in self._installed():
             if model.record.name == wanted.name:
                 if wanted.digest and model.record.digest != wanted.digest:
-                    raise UnusableModel(
-                        f"the model {wanted.name!r} was replaced by another one of the same name",
-                        hint="submit the job again, or install the model that it was made for",
-                    )
+                    raise model_replaced(wanted.name)
                 return model
         raise UnknownModel(f"no model is called {wanted.name!r}", hint="see: cryomamba models list")
 

@@ -23,13 +23,11 @@ from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
 from cryomamba_core.companions import DTYPE
-from cryomamba_core.durable import sync_folder, write_whole
-from cryomamba_core.errors import CryoMambaError
+from cryomamba_core.durable import load_kept, sync_folder, write_whole
 from cryomamba_core.geometry import Index3, Region, slab_depth, to_index
 from cryomamba_core.interfaces import RunContext
 from cryomamba_core.label_file import LabelFile
-from cryomamba_core.labels import label_dtype
-from cryomamba_core.wire import dump_json, load_json
+from cryomamba_core.wire import dump_json
 
 #: Seconds between two marks.
 MARK_INTERVAL = 2.0
@@ -138,11 +136,8 @@ class WholeLabels:
         if self._folder is None:
             return 0
         mark = self._folder / f"{self._name}.json"
-        try:
-            known = load_json(mark.read_bytes(), Mark)
-        except (FileNotFoundError, CryoMambaError):
-            known = Mark(rows=0, made_by="")
-        if known.made_by == self._made_by and (self._folder / f"{self._name}.raw").exists():
+        known = load_kept(mark, Mark)
+        if known is not None and known.made_by == self._made_by and (self._folder / f"{self._name}.raw").exists():
             return min(known.rows, self._extent[0])
         mark.unlink(missing_ok=True)
         sync_folder(self._folder)

@@ -189,7 +189,10 @@ class Heart:
         while not self._stop.wait(PROGRESS_INTERVAL):
             self._log.catch_up()
             if time.monotonic() - beaten >= BEAT_INTERVAL:
-                self._directory.beat()
+                try:
+                    self._directory.beat()
+                except OSError as error:  # the next may be possible
+                    log.warning("the heart missed a beat: %s", error)
                 beaten = time.monotonic()
 
     def __enter__(self) -> Heart:

@@ -23,7 +23,7 @@ from cryomamba_core.label_file import LabelFile
 from cryomamba_core.labels import LabelBlock, label_dtype
 from cryomamba_core.measures import LabelStatistics
 from cryomamba_core.measuring.labels import measure_labels
-from cryomamba_core.models import ModelInfo
+from cryomamba_core.models import ModelInfo, model_replaced
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.sharding import shard_bounds
 from cryomamba_core.volumes import IntensityStatistics, Volume, measure_intensity
@@ -109,13 +109,23 @@ class JobRun:
         if misfit:
             self._directory.clear_labels()
             self._notes.append(f"attempt {self._spec.attempt} began anew, with what suits its device: {misfit}")
-        self._directory.write_settled(SettledParams(asked=asked, settled=to_plain(fresh)))
+        self._directory.write_settled(SettledParams(asked=asked, settled=to_plain(fresh), model=self._model.digest))
         return fresh
 
     def _kept(self, directory: JobDirectory, asked: dict[str, Any]) -> Any:
-        """What was settled of the same parameters before; None if nothing was."""
+        """What was settled of the same parameters before; None if nothing was.
+
+        Raises
+        ------
+        UnusableModel
+            If the labels that are there are of another model.
+        """
         earlier = directory.settled()
-        if earlier is None or earlier.asked != asked:
+        if earlier is None:
+            return None
+        if earlier.model != self._model.digest:
+            raise model_replaced(self._model.name)
+        if earlier.asked != asked:
             return None
         return from_plain(earlier.settled, self._runner.params_type)
 
