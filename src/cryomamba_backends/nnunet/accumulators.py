@@ -203,6 +203,8 @@ class FileAccumulator:
 
 def move_rows(tensor: torch.Tensor, rows: int) -> None:
     """Move (…, z, y, x) up by `rows` along z, piece by piece so that nothing is copied twice; zeros come in."""
+    if not rows:
+        return
     depth = tensor.shape[-3]
     for start in range(0, depth - rows, rows):
         stop = min(start + rows, depth - rows)

@@ -57,6 +57,8 @@ class Window:
         import torch
 
         held = self._start
+        if held == start:
+            return
         known = 0 if held is None or held > start else max(0, self._depth - (start - held))
         if known:
             move_rows(self._voxels, self._depth - known)

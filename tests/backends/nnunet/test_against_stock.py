@@ -115,11 +115,15 @@ def test_two_folds_are_averaged_as_stock_does(runner, edited_model, answer_of, s
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False, folds=(1,)).labels, second)
 
 
-@pytest.mark.parametrize("step", [0.3, 0.8, 1.0])
-def test_another_step_is_that_of_stock(step, runner, edited_model, answer_of, stock_labels, noise):
+@pytest.mark.parametrize(
+    ("step", "shape"),
+    [(0.3, (50, 40, 33)), (0.8, (50, 40, 33)), (1.0, (50, 40, 33)), (0.02, (34, 32, 34))],
+    ids=["0.3", "0.8", "1", "less than a voxel"],
+)
+def test_another_step_is_that_of_stock(step, shape, runner, edited_model, answer_of, stock_labels, noise):
     folder = edited_model(plans=small_tiles)
     model = runner.install(folder, name="small")
-    array = noise((50, 40, 33))
+    array = noise(shape)
     expected = stock_labels(folder, array, mirroring=False, step=step)
     np.testing.assert_array_equal(answer_of(runner, model, array, mirroring=False, step=step).labels, expected)
 

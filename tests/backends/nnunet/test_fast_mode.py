@@ -381,14 +381,21 @@ def dice_of(ours, theirs):
     return 2 * np.count_nonzero(ours & theirs) / (np.count_nonzero(ours) + np.count_nonzero(theirs))
 
 
-@pytest.mark.parametrize(("shape", "swept"), [((96, 32, 64), 0), ((32, 96, 64), 1)], ids=["along Z", "along Y"])
+ONE_ROW = (32, 96, 64), 0, "exact"
+
+
+@pytest.mark.parametrize(
+    ("shape", "swept", "mode"),
+    [((96, 32, 64), 0, "fast"), ((32, 96, 64), 1, "fast"), ONE_ROW],
+    ids=["along Z", "along Y", "one row of tiles"],
+)
 @pytest.mark.parametrize("axis", range(3), ids="zyx")
-def test_a_coarse_answer_begins_with_the_section_that_is_asked_for(axis, shape, swept, small, runner, vesicles):
+def test_a_coarse_answer_begins_with_the_section_that_is_asked_for(axis, shape, swept, mode, small, runner, vesicles):
     _, model = small()
     array = np.pad(vesicles(shape), ((5, 0), (0, 3), (0, 0)))
     first = (5, 0, 0)[axis] + shape[axis] // 2  # of several tiles, not those that the sweep begins with
     plain, asked = (
-        blocks_of(runner, model, array, coarse="on", precision="single", **given)[0]
+        blocks_of(runner, model, array, mode=mode, coarse="on", precision="single", **given)[0]
         for given in ({}, {"coarse_first": f"{'zyx'[axis]}={first}"})
     )
     final = [[block for block in blocks if not block.provisional and block.labels.any()] for blocks in (plain, asked)]
@@ -396,7 +403,7 @@ def test_a_coarse_answer_begins_with_the_section_that_is_asked_for(axis, shape, 
     for one, other in zip(*final, strict=True):
         assert one.region == other.region
         np.testing.assert_array_equal(one.labels, other.labels)
-    assert runner.sweep_axis(model, ArrayVolume(array).grid, NNUNetParams(), "cpu") == swept
+    assert runner.sweep_axis(model, ArrayVolume(array).grid, NNUNetParams(mode=mode), "cpu") == swept
     before, after = ({b.region: b.labels for b in blocks if b.provisional} for blocks in (plain, asked))
     assert before.keys() == after.keys()
     assert all(np.array_equal(labels, after[region]) for region, labels in before.items())
