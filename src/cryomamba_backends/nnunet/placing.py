@@ -14,8 +14,9 @@ from cryomamba_backends.nnunet.accumulators import Accumulator, FileAccumulator,
 from cryomamba_backends.nnunet.costs import Costs
 from cryomamba_backends.nnunet.memory import Place, Way, ways_for
 from cryomamba_backends.nnunet.room import device_room, disk_room, host_room
-from cryomamba_backends.nnunet.shortage import let_go, out_of_memory
+from cryomamba_backends.nnunet.shortage import is_of_device, let_go, out_of_memory
 from cryomamba_core.allocator import join_freed, keep_freed, return_freed
+from cryomamba_core.errors import OutOfMemory
 from cryomamba_core.interfaces import RunContext
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Placing:
     context
         Hears of what is decided, and has the folder for a file.
     way, batch
-        At first as if there were room for everything.
+        At first the fastest that the memory holds which is left when the run begins.
     """
 
     costs: Costs = field(repr=False)
@@ -94,16 +95,31 @@ class Placing:
         """
         let_go(shortage)
         return_freed()
-        ways = ways_for(self.costs.course.device)
-        further = ways[ways.index(self.way) + 1 :]
-        scratch = self.context.scratch
+        further, scratch = self._further(shortage), self.context.scratch
         if not further or (further[0].place == "file" and scratch is None):
-            raise out_of_memory(self.costs.ram(self.way), host_room().left, self.costs.hint) from shortage
+            raise self._out(shortage) from shortage
         if further[0].place == "file" and scratch is not None and disk_room(scratch) < self.costs.sums:
             raise no_disk_room(self.costs.sums, scratch) from shortage
         kept, self.way = self.way.keeps, further[0]
         change = GIVEN_BACK if kept else f"sums lie {TOLD[self.way.place]}"
         self._tell(f"memory ran out before row {row} of the sweep was final: from there on {change}")
+
+    def _further(self, shortage: BaseException) -> list[Way]:
+        """The ways after this one that need less of what is out."""
+        device = self.costs.course.device
+        ways = ways_for(device)
+        further = list(ways[ways.index(self.way) + 1 :])
+        if device == "cpu":
+            return further
+        if is_of_device(shortage):
+            return [way for way in further if self.costs.vram(way.place, 1) < self.costs.vram(self.way.place, 1)]
+        return [way for way in further if self.costs.ram(way) < self.costs.ram(self.way)]
+
+    def _out(self, shortage: BaseException) -> OutOfMemory:
+        costs, device = self.costs, self.costs.course.device
+        if device != "cpu" and is_of_device(shortage):
+            return out_of_memory(costs.vram(self.way.place, 1), device_room(device), costs.hint, device=device)
+        return out_of_memory(costs.ram(self.way), host_room().left, costs.hint)
 
     def _tell_choice(self, left: Left) -> None:
         """Say where the choice is not that of a run with room for everything, and why."""

@@ -261,6 +261,10 @@ def test_where_nothing_can_be_kept_no_run_is_said_to(monkeypatch):
     assert ways_for("cpu") == (Way("host"), Way("file"))
 
 
+#: What PyTorch raises where a GPU is short of memory.
+OF_DEVICE = torch.OutOfMemoryError("CUDA out of memory")
+
+
 class Expensive:
     """Costs of a run on a GPU of 10 tiles; only what a `Placing` asks for."""
 
@@ -351,15 +355,41 @@ def test_sums_go_from_device_to_host_to_file_and_then_nowhere(has_room, tmp_path
     has_room(ram=50, vram=50)
     context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
     found = Placing.chosen(Expensive(), context)  # type: ignore[arg-type]  # as far as it goes
-    shortage = torch.OutOfMemoryError("CUDA out of memory")
-    found.step_down(5, shortage)
+    found.step_down(5, OF_DEVICE)
     assert found.way.place == "host"
-    found.step_down(7, shortage)
+    found.step_down(7, MemoryError())
     assert found.way.place == "file"
     assert "row 7" in context.notes[-1]
-    with pytest.raises(OutOfMemory, match="2 MiB") as caught:
-        found.step_down(7, shortage)
-    assert caught.value.hint.endswith("use a smaller one")
+    has_room(ram=1, vram=50)
+    with pytest.raises(OutOfMemory, match="needs about 2 MiB of memory, of which 1 MiB are left") as caught:
+        found.step_down(7, MemoryError())
+    assert caught.value.hint == "free 1 MiB, use a smaller one"
+
+
+@pytest.mark.parametrize(
+    ("vram", "message"),
+    [
+        (1, "needs about 2 MiB of memory on cuda:0, of which 1 MiB are left"),
+        (50, "memory on cuda:0 ran out, although the run needs about 2 MiB and 50 MiB seem to be left"),
+    ],
+)
+def test_a_gpu_that_does_not_hold_a_tile_is_named_and_nothing_else_is_tried(vram, message, has_room, tmp_path):
+    has_room(ram=50, vram=50, disk=7)  # the disk could not take the sums either
+    context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
+    found = Placing.chosen(Expensive(), context)  # type: ignore[arg-type]  # as far as it goes
+    found.step_down(0, OF_DEVICE)
+    has_room(ram=50, vram=vram, disk=7)
+    with pytest.raises(OutOfMemory, match=message):
+        found.step_down(0, OF_DEVICE)
+
+
+def test_sums_stay_on_a_gpu_where_it_is_the_host_that_is_short_of_memory(has_room, tmp_path):
+    has_room(ram=1, vram=50)
+    context = RecordingContext(None, intensity=INTENSITY, scratch=tmp_path)  # type: ignore[arg-type]  # nobody asks
+    found = Placing.chosen(Expensive(), context)  # type: ignore[arg-type]  # as far as it goes
+    assert found.way.place == "device"
+    with pytest.raises(OutOfMemory, match="memory ran out, although the run needs about 1 MiB"):
+        found.step_down(0, MemoryError())
 
 
 def test_sums_for_which_there_is_no_room_anywhere_say_what_they_need(has_room, tmp_path):
