@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cryomamba_backends.nnunet.plans import ChannelRecipe, IntensityProperties
 from cryomamba_backends.nnunet.statistics import Moments, OnSlab, extremes, moments, run_lengths, slabs_of
-from cryomamba_backends.nnunet.supplied import NORMALISATIONS, find_supplied, function_of
+from cryomamba_backends.nnunet.supplied import NORMALISATIONS, fault_of, find_supplied, function_of
 from cryomamba_core.errors import UnusableVolume
 from cryomamba_core.geometry import Region
 from cryomamba_core.volumes import Volume
@@ -62,10 +62,16 @@ def standardise(measured: Moments) -> Normalise:
 def _supplied(recipe: ChannelRecipe) -> Normalise:
     """The scheme of a plugin."""
     assert recipe.intensity is not None
-    function, intensity = function_of(find_supplied(NORMALISATIONS, recipe.scheme)), asdict(recipe.intensity)
+    supplied = find_supplied(NORMALISATIONS, recipe.scheme)
+    function, intensity = function_of(supplied), asdict(recipe.intensity)
 
     def normalise(slab: NDArray[np.float32]) -> None:
-        function(slab, intensity=dict(intensity))
+        try:
+            function(slab, intensity=dict(intensity))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise fault_of(supplied, "cannot normalise the volume", error) from error
 
     return normalise
 

@@ -6,8 +6,9 @@ from zero to zero, face to face; zeros that are enclosed are voxels like any oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from attrs import field, frozen
@@ -43,15 +44,10 @@ class OpenZeros:
         """Look at all rows of an array of `extent` once."""
         depth = slab_depth(extent, voxels=SLAB_VOXELS)
         bounds = (*range(0, extent[0], depth), extent[0])
-        links = _Links()
+        links = _Links(len(bounds) - 1)
         for first, stop in pairwise(bounds):
             links.add(_groups(rows(first, stop)), is_first=first == 0, is_last=stop == extent[0])
-        found = list(links.open_groups())
-        return cls(
-            bounds=bounds,
-            open_groups=tuple(groups for groups, _ in found),
-            count=sum(int(sizes.sum()) for _, sizes in found),
-        )
+        return cls(bounds=bounds, open_groups=tuple(links.open_groups()), count=links.count)
 
     def slab(self, index: int, voxels: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Where `voxels`, all of a slab, are open zeros."""
@@ -64,45 +60,93 @@ class OpenZeros:
         return found
 
 
-class _Links:
-    """Groups of zeros that touch the faces of their slab, and what they are connected with."""
+#: What is known of groups of zeros: in which slab, its number there, how many zeros, and the part of the volume's
+#: connected zeros that it belongs to.
+_Members = np.dtype([("slab", np.int32), ("group", np.int32), ("zeros", np.int64), ("part", np.int64)])
 
-    def __init__(self) -> None:
-        self._touching: list[tuple[NDArray[np.int32], NDArray[np.int64]]] = []
-        self._pairs: list[NDArray[np.int64]] = []
-        self._nodes = 1  # the first is the outside
-        self._above: NDArray[np.int64] | None = None
+#: The part of connected zeros that the outside reaches.
+_OUTSIDE = 0
+
+
+class _Links:
+    """Groups of zeros of slab after slab, and what they are connected with.
+
+    Only those are held that are open, and those of which that is still to be found, as they are connected with the last
+    section: of zeros that are scattered over a volume hardly any.
+
+    Parameters
+    ----------
+    slabs
+        How many slabs will come.
+
+    Attributes
+    ----------
+    count
+        How many zeros are open, as far as is known.
+    """
+
+    def __init__(self, slabs: int) -> None:
+        self.count: int = 0
+        self._open: list[list[NDArray[np.int32]]] = [[] for _ in range(slabs)]
+        self._slab = 0
+        self._pending = np.empty(0, _Members)
+        self._parts = 1  # of connected zeros: the outside, and those that are pending
+        self._above: NDArray[np.int32] | None = None  # one more than the part of each voxel of the last section, or 0
 
     def add(self, groups: NDArray[np.int32], *, is_first: bool, is_last: bool) -> None:
-        """Note the groups of the next slab."""
+        """Take in the groups of the next slab."""
         sides = [groups[:, 0], groups[:, -1], groups[:, :, 0], groups[:, :, -1]]
         sides += [groups[0]] if is_first else []
         sides += [groups[-1]] if is_last else []
-        outer = _distinct(sides)
-        touching = _distinct([outer, groups[0], groups[-1]])
-        nodes = np.zeros(int(groups.max()) + 1, np.int64)
-        nodes[touching] = np.arange(self._nodes, self._nodes + len(touching))
-        self._pairs.append(np.stack([np.zeros(len(outer), np.int64), nodes[outer]]))
-        if self._above is not None:
-            both = (self._above > 0) & (groups[0] > 0)
-            self._pairs.append(np.unique(np.stack([self._above[both], nodes[groups[0][both]]]), axis=1))
-        self._above = nodes[groups[-1]]
-        self._touching.append((touching, np.bincount(groups.ravel())[touching]))
-        self._nodes += len(touching)
+        highest = int(groups.max())
+        outer, below = _distinct(sides, highest), _distinct([groups[-1]], highest)
+        touching = _distinct([outer, groups[0], below], highest)
+        nodes = np.zeros(highest + 1, np.int64)
+        nodes[touching] = np.arange(self._parts, self._parts + len(touching))
+        joined = self._joined(nodes, outer, groups[0], self._parts + len(touching))
+        pending = np.unique(joined[nodes[below]])
+        pending = pending[pending != joined[_OUTSIDE]]
+        parts = np.full(int(joined.max()) + 1, -1, np.int64)
+        parts[joined[_OUTSIDE]] = _OUTSIDE
+        parts[pending] = np.arange(1, len(pending) + 1)
+        parts = parts[joined]
+        found = np.empty(len(touching), _Members)
+        found["slab"], found["group"], found["zeros"] = self._slab, touching, np.bincount(groups.ravel())[touching]
+        found["part"] = parts[nodes[touching]]
+        self._pending["part"] = parts[self._pending["part"]]
+        self._sort(np.concatenate([self._pending, found]))
+        self._above = np.where(nodes > 0, parts[nodes] + 1, 0).astype(np.int32)[groups[-1]]
+        self._parts = 1 + len(pending)
+        self._slab += 1
 
-    def open_groups(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """For each slab, the groups that are connected with the outside, and how many zeros each has."""
+    def _joined(
+        self, nodes: NDArray[np.int64], outer: NDArray[np.int32], top: NDArray[np.int32], count: int
+    ) -> NDArray[np.int64]:
+        """What parts and groups are connected: a number for each, those before and those of the slab."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        first, second = np.concatenate(self._pairs, axis=1)
-        links = coo_array((np.ones(len(first), bool), (first, second)), shape=(self._nodes, self._nodes))
-        _, part = connected_components(links, directed=False)
-        start = 1
-        for touching, sizes in self._touching:
-            is_open = part[start : start + len(touching)] == part[0]
-            yield touching[is_open], sizes[is_open]
-            start += len(touching)
+        first, second = np.full(len(outer), _OUTSIDE, np.int64), nodes[outer]
+        if self._above is not None:
+            both = (self._above > 0) & (top > 0)
+            pairs = np.unique((self._above[both] - 1).astype(np.int64) * count + nodes[top[both]])
+            first, second = np.concatenate([first, pairs // count]), np.concatenate([second, pairs % count])
+        links = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
+        _, joined = connected_components(links, directed=False)
+        return joined.astype(np.int64)
+
+    def _sort(self, members: NDArray[Any]) -> None:
+        """Note those that are open, hold those that are pending, and forget those that are enclosed."""
+        is_open = members[members["part"] == _OUTSIDE]
+        self.count += int(is_open["zeros"].sum())
+        for slab in np.unique(is_open["slab"]):
+            self._open[slab].append(is_open["group"][is_open["slab"] == slab])
+        self._pending = members[members["part"] > _OUTSIDE]
+
+    def open_groups(self) -> Iterator[NDArray[np.int32]]:
+        """For each slab, the groups that are connected with the outside."""
+        for found in self._open:
+            yield np.concatenate(found) if found else np.empty(0, np.int32)
 
 
 def _groups(voxels: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -114,6 +158,10 @@ def _groups(voxels: NDArray[np.float32]) -> NDArray[np.int32]:
     return groups
 
 
-def _distinct(groups: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    found = np.unique(np.concatenate([part.ravel() for part in groups]))
-    return found[found > 0]
+def _distinct(groups: Sequence[NDArray[np.int32]], highest: int) -> NDArray[np.int32]:
+    """Which groups there are, in ascending order."""
+    there = np.zeros(highest + 1, bool)
+    for part in groups:
+        there[part] = True
+    there[0] = False
+    return np.flatnonzero(there).astype(np.int32)

@@ -214,3 +214,10 @@ def test_a_normalisation_of_a_plugin_knows_no_mask(runner, packages, edited_mode
     packages(normalisations={SCHEME: f"{MODULE}:normalise"})
     with pytest.raises(UnsupportedModel, match="mask"):
         runner.install(edited_model(plans=masked), name="x")
+
+
+def test_a_normalisation_of_a_plugin_that_fails_is_named(runner, packages, edited_model, answer_of, noise):
+    packages(normalisations={SCHEME: f"{MODULE}:build"})  # which takes other arguments
+    model = runner.install(edited_model(plans=with_scheme), name="x")
+    with pytest.raises(PluginFault, match=rf"{SCHEME} of somebodys 1\.2 cannot normalise the volume: TypeError"):
+        answer_of(runner, model, noise((30, 40, 33)), mirroring=False)
