@@ -106,23 +106,70 @@ def judge_spacing(grid: VoxelGrid, expected: Vector3 | None, rule: SpacingRule, 
     """
     if expected is None:
         return Verdict(resample=False)
-    worst = max(abs(size / wanted - 1) for size, wanted in zip(grid.voxel_size, expected, strict=True))
+    worst = _worst(grid, expected)
     told = f"the voxel size is {_told(grid.voxel_size)} Å, the model was trained on {_told(expected)} Å"
     if rule == "voxels":
         notes = () if worst <= NEGLIGIBLE else (f"{told}; spacing=voxels ignores the difference",)
         return Verdict(resample=False, notes=notes)
-    if resampling.method == "never" and worst > NEGLIGIBLE:
+    if resampling.method == "unknown" and _is_resampled(grid, expected, rule):
+        raise UnsupportedModel(
+            f"{told}: the plans have the volume resampled by {resampling.name}, which is not known",
+            hint="rescale the volume, correct its voxel size with --voxel-size, or run with spacing=voxels",
+        )
+    doubt = "; if that is not so, correct it with --voxel-size" if worst > DOUBTFUL else ""
+    return _verdict(told, grid, expected, rule, resampling, doubt)
+
+
+def judge_ratio(grid: VoxelGrid, expected: Vector3, rule: SpacingRule, resampling: Resampling, name: str) -> Verdict:
+    """The same for a model of a run whose voxels are others than those of the one that was installed.
+
+    Whatever voxels are taken for those of the latter, this one's are larger or smaller by the ratio of both spacings.
+
+    Parameters
+    ----------
+    grid
+        Of the volume.
+    expected
+        Size (z, y, x) in Å that a voxel stands for if those of `grid` are what the installed model was trained on.
+    rule, resampling
+        As in `judge_spacing`; a ratio counts with the rule ``voxels``, too.
+    name
+        Of the model's configuration.
+
+    Raises
+    ------
+    UnsupportedModel
+        If the volume has to be resampled in a way that is not known.
+    """
+    ratio = to_vector(wanted / size for wanted, size in zip(expected, grid.voxel_size, strict=True))
+    told = f"{name} takes voxels of {_told(ratio)} times the size"
+    rule = "strict" if rule == "voxels" else rule
+    if resampling.method == "unknown" and _is_resampled(grid, expected, rule):
+        raise UnsupportedModel(
+            f"{told}: its plans have the volume resampled by {resampling.name}, which is not known",
+            hint="install a model that does without it",
+        )
+    return _verdict(told, grid, expected, rule, resampling)
+
+
+def _verdict(
+    told: str, grid: VoxelGrid, expected: Vector3, rule: SpacingRule, resampling: Resampling, doubt: str = ""
+) -> Verdict:
+    differs = _worst(grid, expected) > NEGLIGIBLE
+    if resampling.method == "never" and differs:
         return Verdict(resample=False, notes=(f"{told}; its plans say never to resample",))
-    if _stock_would_resample(grid, expected) and (rule == "strict" or worst >= TOLERANCE):
-        if resampling.method == "unknown":
-            raise UnsupportedModel(
-                f"{told}: the plans have the volume resampled by {resampling.name}, which is not known",
-                hint="rescale the volume, correct its voxel size with --voxel-size, or run with spacing=voxels",
-            )
-        doubt = "; if that is not so, correct it with --voxel-size" if worst > DOUBTFUL else ""
+    if _is_resampled(grid, expected, rule):
         note = f"{told}: the volume is resampled for the model, and its scores are resampled back{doubt}"
         return Verdict(resample=True, notes=(note,))
-    return Verdict(resample=False, notes=() if worst <= NEGLIGIBLE else (f"{told}; it runs without resampling",))
+    return Verdict(resample=False, notes=(f"{told}; it runs without resampling",) if differs else ())
+
+
+def _worst(grid: VoxelGrid, expected: Vector3) -> float:
+    return max(abs(size / wanted - 1) for size, wanted in zip(grid.voxel_size, expected, strict=True))
+
+
+def _is_resampled(grid: VoxelGrid, expected: Vector3, rule: SpacingRule) -> bool:
+    return _stock_would_resample(grid, expected) and (rule == "strict" or _worst(grid, expected) >= TOLERANCE)
 
 
 def _stock_would_resample(grid: VoxelGrid, expected: Vector3) -> bool:

@@ -16,7 +16,7 @@ from cryomamba_backends.nnunet.guide import OUTSIDE, GuideRows, LabelPieces
 from cryomamba_backends.nnunet.installed import RUNNER, FoldRecord, InstalledModel
 from cryomamba_backends.nnunet.memory import Need, Place, Way, estimate_ram, estimate_vram, sums_bytes
 from cryomamba_backends.nnunet.normalised_rows import Found, masking_bytes, normalised_rows, shown_rows
-from cryomamba_backends.nnunet.params import NNUNetParams
+from cryomamba_backends.nnunet.params import NNUNetParams, SpacingRule
 from cryomamba_backends.nnunet.plans import ModelRecipe
 from cryomamba_backends.nnunet.preparing import prepared
 from cryomamba_backends.nnunet.resampling import (
@@ -27,9 +27,10 @@ from cryomamba_backends.nnunet.resampling import (
 )
 from cryomamba_backends.nnunet.rows import Rows
 from cryomamba_backends.nnunet.scores import Hold, Scores, SingleScores, StockScores
-from cryomamba_backends.nnunet.spacing import Verdict, judge_spacing
+from cryomamba_backends.nnunet.spacing import Verdict, judge_ratio, judge_spacing
 from cryomamba_backends.nnunet.sweep import Freed, Sweep
 from cryomamba_backends.nnunet.tiles import TileGrid
+from cryomamba_core.errors import UnusableVolume
 from cryomamba_core.geometry import Index3, Region, Vector3, VoxelGrid, to_index, to_vector
 from cryomamba_core.volumes import Volume
 
@@ -82,16 +83,18 @@ class Stage:
         """A model over a box of `extent` (z, y, x) of a volume on `grid`.
 
         `reference` is the spacing, (z, y, x) in the unit of the training files, that the voxels of a volume stand for
-        where they have no length: that of the model which was installed, whatever stage or member of it this one is.
+        where they have no length, or nobody asks for it: that of the model which was installed, whatever stage or member
+        of it this one is.
 
         Raises
         ------
         UnsupportedModel
             If the volume has to be resampled in a way that is not known.
+        UnusableVolume
+            If nothing would be left of it.
         """
         recipe = installed.recipe()
-        wanted = _wanted_size(installed, recipe, grid, reference)
-        verdict = judge_spacing(grid, wanted, params.spacing, recipe.resampling)
+        wanted, verdict = _judge(installed, recipe, grid, reference, params.spacing)
         change = _grid_change(extent, recipe, grid, wanted, verdict, course.axes)
         notes = list(verdict.notes)
         axes = mirrorings(installed.record.mirroring_axes) if params.mirroring else ()
@@ -274,15 +277,23 @@ class Stage:
         return kind(folds=len(self.folds), heads=self.recipe.labels.heads, grid=self.grid, hold=hold)
 
 
-def _wanted_size(installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid, reference: Vector3) -> Vector3 | None:
-    """Voxel size (z, y, x) in Å that a volume should have; between sections that are taken one by one it is its own."""
-    wanted = installed.record.voxel_size
-    if wanted is None and recipe.source_spacing != reference:
+def _judge(
+    installed: InstalledModel, recipe: ModelRecipe, grid: VoxelGrid, reference: Vector3, rule: SpacingRule
+) -> tuple[Vector3 | None, Verdict]:
+    """Voxel size (z, y, x) in Å that a volume should have, and whether it is resampled for that."""
+    size = installed.record.voxel_size
+    if (size is None or rule == "voxels") and recipe.source_spacing != reference:
         spacings = zip(grid.voxel_size, recipe.source_spacing, reference, strict=True)
-        wanted = to_vector(size * own / its for size, own, its in spacings)
-    if wanted is None or not recipe.planar:
-        return wanted
-    across = recipe.transpose[0]
+        wanted = _along_sections(recipe, grid, to_vector(length * own / its for length, own, its in spacings))
+        name = installed.record.configuration
+        return wanted, judge_ratio(grid, wanted, rule, recipe.resampling, name)
+    expected = None if size is None else _along_sections(recipe, grid, size)
+    return expected, judge_spacing(grid, expected, rule, recipe.resampling)
+
+
+def _along_sections(recipe: ModelRecipe, grid: VoxelGrid, wanted: Vector3) -> Vector3:
+    """A voxel size that a volume should have; between sections that are taken one by one it is its own."""
+    across = recipe.transpose[0] if recipe.planar else None
     return to_vector(grid.voxel_size[axis] if axis == across else length for axis, length in enumerate(wanted))
 
 
@@ -300,7 +311,7 @@ def _grid_change(
     size, target = (to_vector(lengths[axis] for axis in axes) for lengths in (grid.voxel_size, wanted))
     apart = math.prod(grid.shape[1:]), grid.shape[2], 1
     strides = to_index(apart[axis] for axis in axes)
-    return GridChange.between(
+    change = GridChange.between(
         turned,
         size,
         target,
@@ -309,3 +320,12 @@ def _grid_change(
         channels=len(recipe.inputs),
         heads=recipe.labels.heads,
     )
+    if 0 in change.target:
+        axis = axes[change.target.index(0)]
+        length = extent[axis] * grid.voxel_size[axis]
+        raise UnusableVolume(
+            f"along {'ZYX'[axis]} the volume, or what of it is not zero, is {length:.4g} Å long: less than half a "
+            f"voxel of {wanted[axis]:.4g} Å, for which it is resampled",
+            hint="correct its voxel size with --voxel-size, or take a thicker part of the tomogram",
+        )
+    return change

@@ -134,30 +134,51 @@ def test_a_cascade_may_be_one_of_them(first, masked, runner, trained, answer_of,
     assert answer.context.reports[-1][0] == answer.context.reports[-1][1]
 
 
-def without_length(plans):
-    """The training files had no voxel size: 1 in the fine model, and what follows of it in the coarse one."""
-    several(plans)
-    plans["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]
-    plans["configurations"]["3d_lowres"]["spacing"] = [1.9, 1.9, 1.9]
+def spaced_by(length):
+    """Plans of a fine model whose voxels are so long, and of a coarse one in the ratio that follows."""
+
+    def change(plans):
+        several(plans)
+        plans["configurations"]["3d_fullres"]["spacing"] = [length] * 3
+        plans["configurations"]["3d_lowres"]["spacing"] = [1.9 * length] * 3
+
+    return change
 
 
-def test_models_whose_voxels_have_no_length_keep_their_ratio(runner, trained, answer_of, stock_ensemble, noise):
-    folders = list(trained("3d_fullres", "3d_lowres", plans=without_length).values())
+#: Spacing of the fine model, its unit, and the rule of a run that does not look at the tomogram's voxel size.
+LENGTHLESS = pytest.mark.parametrize(
+    ("length", "unit", "rule"),
+    [(1.0, "voxels", "tolerant"), (1.0, "voxels", "voxels"), (8.0, "angstrom-as-mm", "voxels")],
+    ids=["trained without", "trained without, and not asked for", "not asked for"],
+)
+
+
+@LENGTHLESS
+def test_models_whose_voxels_have_no_length_keep_their_ratio(
+    length, unit, rule, runner, trained, answer_of, stock_ensemble, noise
+):
+    folders = list(trained("3d_fullres", "3d_lowres", plans=spaced_by(length)).values())
     model = runner.install(folders[0], name="both", options={"ensemble": "3d_lowres"})
-    assert model.details["spacing unit"] == "voxels"
+    assert model.details["spacing unit"] == unit
     array = noise((38, 40, 34))
-    expected = stock_ensemble(folders, array, mirroring=False, spacing=(1.0, 1.0, 1.0))
-    answer = answer_of(runner, model, array, mirroring=False, voxel_size=(7.0, 7.0, 7.0))
+    expected = stock_ensemble(folders, array, mirroring=False, spacing=(length,) * 3)
+    answer = answer_of(runner, model, array, mirroring=False, voxel_size=(7.0,) * 3, spacing=rule)
     np.testing.assert_array_equal(answer.labels, expected)
+    told = [note for note in answer.context.notes if "is resampled" in note]
+    assert [note.partition(":")[0] for note in told] == ["3d_lowres takes voxels of 1.9 times the size"]
 
 
-def test_a_cascade_whose_voxels_have_no_length_keeps_its_ratio(runner, cascade, answer_of, stock_labels, noise):
-    first, second = cascade(plans=without_length)
-    array, size = noise((38, 40, 34)), (1.0, 1.0, 1.0)
-    before = stock_labels(first, array, mirroring=False, spacing=size)
-    expected = stock_labels(second, array, mirroring=False, spacing=size, previous=before)
+@LENGTHLESS
+def test_a_cascade_whose_voxels_have_no_length_keeps_its_ratio(
+    length, unit, rule, runner, cascade, answer_of, stock_labels, noise
+):
+    first, second = cascade(plans=spaced_by(length))
+    array = noise((38, 40, 34))
+    before = stock_labels(first, array, mirroring=False, spacing=(length,) * 3)
+    expected = stock_labels(second, array, mirroring=False, spacing=(length,) * 3, previous=before)
     model = runner.install(second, name="cascade")
-    answer = answer_of(runner, model, array, mirroring=False, voxel_size=(7.0, 7.0, 7.0))
+    assert model.details["spacing unit"] == unit
+    answer = answer_of(runner, model, array, mirroring=False, voxel_size=(7.0,) * 3, spacing=rule)
     np.testing.assert_array_equal(answer.labels, expected)
 
 

@@ -19,6 +19,7 @@ from cryomamba_core.errors import (
     PluginUnavailable,
     UnsupportedModel,
     UnusableModel,
+    UnusableVolume,
 )
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.plugins import PluginHost
@@ -154,6 +155,13 @@ def test_voxel_sizes_are_judged_by_the_rule(rule, size, resampled, noted, runner
     assert (plan.ram_bytes != equal.ram_bytes) == resampled
     assert [note for note in plan.notes if "voxel size" in note and noted in note] or not noted
     assert noted or not any("voxel size" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 40), (40, 40, 1)], ids=["sections", "rows"])
+def test_a_volume_of_which_resampling_leaves_nothing_is_refused(shape, runner, spaced):
+    with pytest.raises(UnusableVolume, match="is 4 Å long: less than half a voxel of 10 Å") as caught:
+        runner.plan(spaced, VoxelGrid(shape=shape, voxel_size=(4.0,) * 3), NNUNetParams(mode="exact"), "cpu")
+    assert "--voxel-size" in caught.value.hint
 
 
 def test_a_plan_counts_the_tiles_of_the_resampled_volume(runner, spaced):
