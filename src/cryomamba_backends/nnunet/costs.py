@@ -14,7 +14,6 @@ from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.postprocessing import KeepLargest, postprocessing_bytes
 from cryomamba_backends.nnunet.stage import Stage
 from cryomamba_backends.nnunet.sweep import BLOCK_VOXELS
-from cryomamba_core.labels import label_dtype
 
 #: Pieces of probabilities that find no room in what networks have freed, in exact mode.
 AVERAGED_PIECES = 1
@@ -51,6 +50,10 @@ class Costs:
         """Of the device's memory, with so many tiles at once; nothing on the CPU."""
         return self._peak(lambda stage: stage.vram(place, batch)) + self._beside[1]
 
+    def disk(self, way: Way) -> int:
+        """Of the disk of the job's folder: all labels of first stages and of a mask that is tidied up, and sums."""
+        return self._labels_kept + (self.sums if way.place == "file" else 0)
+
     @property
     def sums(self) -> int:
         """Of the disk, where sums lie there."""
@@ -70,6 +73,16 @@ class Costs:
     def _alone(self) -> list[Stage]:
         """First stages that end before anything else begins."""
         return [stages[0] for stages in self.chains if stages[-1].follows_all]
+
+    @property
+    def _labels_kept(self) -> int:
+        """Of files in which labels lie whole: see `WholeLabels`, and its copy that is tidied up."""
+        kept = sum(stage.labels_bytes for stage in self._alone)
+        if not self.steps:
+            return kept
+        last = self.chains[0][-1]
+        beside = len(companions_asked(last.recipe.labels, self.params)) * math.prod(last.change.source)
+        return kept + 2 * last.labels_bytes + beside
 
     @property
     def _in_turn(self) -> list[list[Stage]]:
@@ -96,9 +109,8 @@ class Costs:
         if not self.steps:
             return 0
         last = self.chains[0][-1]
-        dtype = label_dtype(max(last.recipe.labels.names))
         weights = sum(stage.weight_bytes for stages in self.chains for stage in stages)
-        return weights + postprocessing_bytes(last.change.source, dtype)
+        return weights + postprocessing_bytes(last.change.source, last.recipe.labels.dtype)
 
     def _averaging(self, row_voxels: int) -> int:
         """The scores that all models of an ensemble but one wait with, while the networks of that one run.

@@ -46,6 +46,11 @@ class LabelScheme:
         """Labels as users see them."""
         return name_labels(self.names)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of voxels of a mask."""
+        return label_dtype(max(self.names))
+
     def decide(self, scores: torch.Tensor) -> NDArray[np.uint8 | np.uint16]:
         """Labels of voxels.
 
@@ -85,8 +90,7 @@ class LabelScheme:
         """Labels of scores or of probabilities: regions are judged by the latter, which `sigmoid` makes of scores."""
         import torch
 
-        dtype = label_dtype(max(self.names))
-        wide = torch.uint8 if dtype.itemsize == 1 else torch.int32
+        wide = torch.uint8 if self.dtype.itemsize == 1 else torch.int32
         labels = torch.zeros(values.shape[1:], dtype=wide, device=values.device)
         if self.regions is not None:
             for head, value in enumerate(self.regions):
@@ -97,7 +101,7 @@ class LabelScheme:
             for head in range(1, self.heads):
                 labels.masked_fill_(values[head] > best, head)
                 torch.maximum(best, values[head], out=best)
-        decided: NDArray[Any] = labels.cpu().numpy().astype(dtype, copy=False)
+        decided: NDArray[Any] = labels.cpu().numpy().astype(self.dtype, copy=False)
         return decided
 
 

@@ -28,7 +28,7 @@ from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_backends.nnunet.whole_labels import WholeLabels, maker_of, pieces_of
 from cryomamba_core.geometry import Region
 from cryomamba_core.interfaces import RunContext
-from cryomamba_core.labels import LabelBlock, label_dtype
+from cryomamba_core.labels import LabelBlock
 from cryomamba_core.volumes import Volume
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Passes:
             made_by=maker_of(every, self.box, self.context, beside),
             extent=stage.change.source,
             axes=stage.course.axes,
-            dtype=label_dtype(max(stage.recipe.labels.names)),
+            dtype=stage.recipe.labels.dtype,
             folder=self.context.lasting,
             companions=self.labels.companions,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -49,9 +49,6 @@ from cryomamba_core.models import ModelInfo, model_replaced
 from cryomamba_core.plans import RunPlan
 from cryomamba_core.settings import Settings
 from cryomamba_core.volumes import Volume
-
-if TYPE_CHECKING:
-    pass
 
 #: Models that come with the package.
 BUNDLED = Path(__file__).parent / "bundled"
@@ -120,6 +117,7 @@ class NNUNetRunner(ModelRunner):
             tiles=sum(stage.images for stages in chains for stage in stages),
             ram_bytes=costs.ram(way),
             vram_bytes=costs.vram(way.place, costs.course.batch),
+            disk_bytes=costs.disk(way),
             notes=_notes(chains, params, steps),
         )
 
@@ -194,7 +192,7 @@ class NNUNetRunner(ModelRunner):
             grid.shape,
             stage.course.axes,
             box,
-            label_dtype(max(stage.recipe.labels.names)),
+            stage.recipe.labels.dtype,
             companions=tuple(companion.name for companion in self.companions(context.model, params)),
         )
         yield from labels.background(resumed, min(asked.stop, box.start[axis]), on_block=context.checkpoint)

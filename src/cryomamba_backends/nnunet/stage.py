@@ -193,6 +193,11 @@ class Stage:
         return sums_bytes(self.recipe, self.grid, self.course, folds=len(self.folds))
 
     @property
+    def labels_bytes(self) -> int:
+        """The size of all labels of the box."""
+        return math.prod(self.change.source) * self.recipe.labels.dtype.itemsize
+
+    @property
     def weight_bytes(self) -> int:
         """The size of all weights of its networks."""
         return sum(fold.size for fold in self.folds)

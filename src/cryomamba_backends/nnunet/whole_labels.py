@@ -75,7 +75,7 @@ def first_labels(stage: Stage, box: Region, context: RunContext, *, number: int)
         made_by=maker_of([stage], box, context),
         extent=stage.change.source,
         axes=stage.course.axes,
-        dtype=label_dtype(max(stage.recipe.labels.names)),
+        dtype=stage.recipe.labels.dtype,
         folder=context.lasting,
     )
 

@@ -81,7 +81,15 @@ def plain_plans(runs: Sequence[FileRun], plans: Mapping[FileRun, JobPlan]) -> di
 def show_plans(state: CliState, runs: Sequence[FileRun], plans: Mapping[FileRun, JobPlan]) -> None:
     """Print what each file would cost."""
     table = new_table(
-        "file", "tiles", "memory", "GPU memory", "time", "device", "queue", right=("tiles", "memory", "time")
+        "file",
+        "tiles",
+        "memory",
+        "GPU memory",
+        "disk",
+        "time",
+        "device",
+        "queue",
+        right=("tiles", "memory", "GPU memory", "disk", "time"),
     )
     for run in runs:
         if run not in plans:
@@ -92,6 +100,7 @@ def show_plans(state: CliState, runs: Sequence[FileRun], plans: Mapping[FileRun,
             f"{plan.run.tiles:,}",
             f"{plan.run.shards_at_once} × " * (plan.run.shards_at_once > 1) + wording.byte_size(plan.run.ram_bytes),
             wording.byte_size(plan.run.vram_bytes) if plan.run.vram_bytes else "–",
+            wording.byte_size(plan.disk_bytes),
             wording.duration(plan.run.seconds) or "unknown",
             plan.device,
             wording.place(plan.queue_position, plan.starts_in_seconds),

@@ -146,6 +146,7 @@ class RunnerConformance(ABC):
         assert plan.tiles > 0
         assert plan.ram_bytes > 0
         assert plan.vram_bytes >= 0
+        assert plan.disk_bytes >= 0
         assert plan.seconds is None or plan.seconds > 0
         assert runner.plan(model, volume.grid, params, "cpu") == plan
 

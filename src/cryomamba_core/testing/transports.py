@@ -130,6 +130,7 @@ class TransportConformance(ABC):
             plan = await session.plan(await _config(session, tomogram))
             assert plan.run.tiles > 0
             assert plan.run.ram_bytes > 0
+            assert plan.disk_bytes > plan.run.disk_bytes
             assert plan.device in (await session.server_info()).devices
             assert plan.queue_position == 0
             assert not await session.jobs()

@@ -137,11 +137,12 @@ def plan_of(plan: JobPlan) -> str:
     memory = f"{wording.byte_size(run.ram_bytes)} of memory"
     if run.vram_bytes:
         memory += f", {wording.byte_size(run.vram_bytes)} on the device"
+    disk = f"{wording.byte_size(plan.disk_bytes)} on the disk"
     work = f"{wording.plural(run.tiles, 'tile')} on {device}"
     takes = "how long that takes is not known yet" if run.seconds is None else f"about {wording.duration(run.seconds)}"
     lines = [
         f"{work}: {takes}",
-        f"Needs {memory}",
+        f"Needs {memory}, {disk}",
         f"Starts {wording.place(plan.queue_position, plan.starts_in_seconds)}",
     ]
     return "\n".join([*lines, *run.notes])

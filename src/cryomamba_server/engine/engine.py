@@ -199,7 +199,13 @@ class Engine:
             voxels=accepted.grid.voxels,
         )
         run = accepted.plan if accepted.plan.seconds is not None else evolve(accepted.plan, seconds=seconds)
-        return JobPlan(run=run, device=self._room.device, queue_position=position, starts_in_seconds=starts)
+        return JobPlan(
+            run=run,
+            device=self._room.device,
+            disk_bytes=accepted.disk_bytes,
+            queue_position=position,
+            starts_in_seconds=starts,
+        )
 
     async def submit(self, config: JobConfig, *, owner: str, idempotency_key: str | None = None) -> JobRecord:
         """Queue a job, or find the one that came with the same key; raises as `take`."""

@@ -143,7 +143,8 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Roo
         grid=grid,
         plan=plan,
         disk_bytes=_disk_bytes(host, grid, model, artifacts)
-        + _disk_bytes_beside(grid, companions, [companion for companion, *_ in beside]),
+        + _disk_bytes_beside(grid, companions, [companion for companion, *_ in beside])
+        + plan.disk_bytes * plan.shards,
     )
 
 

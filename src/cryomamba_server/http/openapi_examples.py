@@ -63,6 +63,7 @@ _VALUES: tuple[Any, ...] = (
     JobPlan(
         run=RunPlan(tiles=245, ram_bytes=700_000_000, seconds=120.0),
         device="cuda:0",
+        disk_bytes=900_000_000,
         queue_position=1,
     ),
     ModelInfo(

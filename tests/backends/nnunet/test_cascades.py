@@ -16,7 +16,7 @@ from cryomamba_backends.nnunet import open_zeros, whole_labels
 from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.runner import BUNDLED
 from cryomamba_backends.nnunet.scores import StockScores
-from cryomamba_core.errors import UnusableModel
+from cryomamba_core.errors import StorageError, UnusableModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.testing.contexts import RecordingContext
 from cryomamba_core.testing.volumes import ArrayVolume
@@ -280,6 +280,19 @@ def test_what_another_attempt_cannot_go_on_from_is_made_anew(damage, masked_run,
     again, context = masked_run(lasting=tmp_path, source=source)
     np.testing.assert_array_equal(joined(again), joined(whole))
     assert context.reports == undisturbed.reports
+
+
+def test_a_mark_that_cannot_be_read_does_not_begin_anew(masked_run, tmp_path):
+    (tmp_path / MARK).mkdir()
+    with pytest.raises(StorageError, match="cannot be read"):
+        masked_run(lasting=tmp_path)
+
+
+def test_a_plan_counts_the_labels_of_the_first_stage_on_the_disk(masked_run, runner, tmp_path):
+    masked_run(lasting=tmp_path)
+    plan = runner.plan(masked_run.model, masked_run.grid, NNUNetParams(mirroring=False, mode="exact"), "cpu")
+    assert plan.disk_bytes == masked_run.array.size  # zeros around the specimen have no labels in the file
+    assert 0 < (tmp_path / LABELS).stat().st_size < plan.disk_bytes
 
 
 def test_a_masked_cascade_has_the_same_bytes_in_shards(masked_run, runner):

@@ -211,6 +211,17 @@ def test_a_plan_says_what_is_done_and_counts_it(tidied, runner):
     assert len(runner.shard_bounds(tidied, grid, without, "cpu", 3)) == 4
 
 
+@pytest.mark.parametrize("beside", [{}, {"uncertainty": "margin", "probabilities": ("all",)}], ids=["labels", "beside"])
+def test_a_plan_counts_the_files_that_lie_on_the_disk(beside, tidied, runner, noise, tmp_path):
+    volume, params = ArrayVolume(noise((40, 45, 33)), voxel_size=SIZE), NNUNetParams(mirroring=False, **beside)
+    most = 0
+    for _ in runner.segment(volume, params, RecordingContext(tidied, volume, lasting=tmp_path)):
+        most = max(most, sum(file.stat().st_size for file in tmp_path.glob("*.raw")))
+    assert runner.plan(tidied, volume.grid, params, "cpu").disk_bytes == most
+    without = NNUNetParams(mirroring=False, postprocessing=False)
+    assert runner.plan(tidied, volume.grid, without, "cpu").disk_bytes == 0
+
+
 def test_a_shard_that_is_asked_for_all_the_same_has_the_same_bytes(tidied, runner, specimen):
     whole = joined(run(runner, tidied, specimen, mirroring=False)[0])
     part, _ = run(runner, tidied, specimen, mirroring=False, context={"shard": (9, 30)})

@@ -185,8 +185,10 @@ def test_a_plan_is_said_and_nothing_is_done(cryomamba, tomogram, tmp_path):
     answer = cryomamba("segment", path, "--runner", "threshold", "--out", "OUT", "--plan")
     assert answer.code == 0
     assert "tiles" in answer.out
+    assert "disk" in answer.out
     plan = cryomamba("segment", path, "--runner", "threshold", "--plan", "--json").json["plans"][0]
     assert plan["plan"]["run"]["ram_bytes"] > 0
+    assert plan["plan"]["disk_bytes"] > 0
     shared = cryomamba("segment", path, "--runner", "threshold", "--plan", "--json", "--shards", "2").json["plans"][0]
     assert shared["plan"]["run"]["shards"] == 2
     assert shared["plan"]["run"]["ram_bytes"] == plan["plan"]["run"]["ram_bytes"]

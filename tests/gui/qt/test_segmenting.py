@@ -112,6 +112,7 @@ def test_what_it_costs_is_said_before_it_is_submitted(ready, seat, server, tomog
     plan = ready.text("sending.plan")
     assert "on the CPU: " in plan
     assert "of memory" in plan
+    assert "on the disk" in plan
     assert "Starts next" in plan
     assert seat.desk.jobs.items == ()
     ready.click("sending.submit")

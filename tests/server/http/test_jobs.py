@@ -241,6 +241,8 @@ class HungryRunner(ModelRunner):
     def plan(self, model, grid, params, device):
         if params.fault == "says so":
             raise OutOfMemory("it is too much", hint="cut it")
+        if params.fault.startswith("keeps "):
+            return RunPlan(tiles=1, ram_bytes=1, disk_bytes=int(params.fault.removeprefix("keeps ")))
         vram = grid.shape[0] << 30 if params.fault == "vram" else 0
         return RunPlan(tiles=1, ram_bytes=0 if vram else grid.shape[0] << 30, vram_bytes=vram)
 
@@ -269,6 +271,21 @@ async def test_what_cannot_fit_is_refused_with_what_would_make_it_fit(
         assert (answer.status_code, error["code"], error["retryable"]) == (422, "job/does-not-fit", False)
         assert error["message"] == message
         assert error["hint"].startswith(hint)
+
+
+@pytest.mark.parametrize("address", ["/v1/jobs", "/v1/jobs/plan"])
+async def test_what_a_runner_keeps_on_the_disk_is_part_of_what_a_job_needs(tmp_path, tomogram, address):
+    async with opened(tmp_path, HungryRunner(), slots=()) as server, client(server) as ada:
+
+        async def ask(address, kept):
+            return await ada.post(address, json=body(tomogram, fault=f"keeps {kept}") | {"runner": "hungry"})
+
+        plans = [(await ask("/v1/jobs/plan", kept)).json() for kept in (0, 1000)]
+        assert plans[1]["disk_bytes"] - plans[0]["disk_bytes"] == 1000
+        refused = await ask(address, 1 << 60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage/full")
+        assert "1152921504.62 GB" in refused.json()["error"]["message"]
+        assert (await ada.get("/v1/jobs")).json()["jobs"] == []
 
 
 async def test_jobs_are_listed_newest_first_and_in_pages(tmp_path, tomogram):
