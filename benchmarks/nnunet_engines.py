@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,11 @@ from rig.sheet import Sheet, number
 
 #: Voxels that are compared at a time.
 PIECE = 1 << 22
+
+#: Part of a mirrored run after which all of the tomogram has provisional labels.
+MOST_COARSE = 0.03
+#: Part of a run until the first final labels, as a multiple of what one row of its tiles is of all.
+MOST_FIRST = 1.2
 
 #: How long a run may take as a multiple of what its network takes for the tiles.
 MOST_AROUND = 1.05
@@ -80,18 +86,24 @@ def main() -> int:
                     Figure(name="exact: voxels that differ from stock", value=compared[0], unit="", most=1e-12)
                 )
             if compared and contestant in ("exact", "fast"):
-                share = outcome.whole.wall / outcomes["stock"].whole.wall
-                figures.append(Figure(name=f"{contestant}: its time / stock's", value=share, unit="×", most=1))
-                figures.append(
-                    Figure(
-                        name=f"{contestant}: its time / that of its network",
-                        value=outcome.whole.wall / outcome.network.wall,
-                        unit="×",
-                        most=MOST_AROUND,
-                    )
-                )
+                figures += _judge(contestant, outcome, outcomes["stock"], mirrored=options.mirroring)
     sheet.show(options.write)
     return report(title, figures, outcomes={name: asdict(outcome) for name, outcome in outcomes.items()})
+
+
+def _judge(contestant: str, outcome: Outcome, stock: Outcome, *, mirrored: bool) -> Iterator[Figure]:
+    """Times of one of ours, with their limits."""
+    wall = outcome.whole.wall
+    yield Figure(name=f"{contestant}: its time / stock's", value=wall / stock.whole.wall, unit="×", most=1)
+    around = wall / outcome.network.wall
+    yield Figure(name=f"{contestant}: its time / that of its network", value=around, unit="×", most=MOST_AROUND)
+    if outcome.final is not None:
+        first = outcome.final / wall * outcome.rows
+        name = f"{contestant}: part until the first final labels, in rows of tiles"
+        yield Figure(name=name, value=first, unit="", most=MOST_FIRST)
+    if mirrored and outcome.coarse is not None:
+        name = f"{contestant}: part until provisional labels are everywhere"
+        yield Figure(name=name, value=outcome.coarse / wall, unit="", most=MOST_COARSE)
 
 
 def _row(

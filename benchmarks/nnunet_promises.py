@@ -20,15 +20,13 @@ from pathlib import Path
 
 import trio
 from attrs import field, frozen
-from rig.nnunet.models import DEMO, write_volume
+from rig.nnunet.models import DEMO, rows_of, write_volume
 from rig.report import Figure, report
 
-from cryomamba_backends.nnunet.course import choose_course
 from cryomamba_backends.nnunet.installed import read_installed
 from cryomamba_backends.nnunet.params import NNUNetParams
-from cryomamba_backends.nnunet.tiles import TileGrid
 from cryomamba_core.events import Completed, Failed, JobEvent, PreviewReady, Progress, StateChanged
-from cryomamba_core.geometry import Index3, Region
+from cryomamba_core.geometry import Region
 from cryomamba_core.interfaces import Credentials, Session
 from cryomamba_core.jobs import JobConfig, JobState, Source
 from cryomamba_core.plugins import PluginHost
@@ -83,18 +81,11 @@ def main() -> int:
             params = {"mode": mode, "mirroring": not options.plain, "spacing": "voxels"}
             config = JobConfig(source=Source(path=str(volume)), model=DEMO.name, params=params)
             heard = trio.run(follow, settings, config, tuple(options.shape))
-            rows = rows_of(NNUNetParams(**params), tuple(options.shape))
+            rows = rows_of(read_installed(DEMO), tuple(options.shape), NNUNetParams(**params))
             figures += judge(mode, heard, rows=rows, mirrored=not options.plain)
             details[mode] = {"left": heard.left}
     shape = " × ".join(map(str, options.shape))
     return report(f"jobs over {shape}{', mirrored' * (not options.plain)}", figures, **details)
-
-
-def rows_of(params: NNUNetParams, shape: Index3) -> int:
-    """How many rows of tiles a sweep of the demo's model has."""
-    recipe = read_installed(DEMO).recipe()
-    axis = choose_course(recipe, shape, params, "cpu").axes[0]
-    return len(TileGrid.over(shape, recipe.patch, params.step).starts[axis])
 
 
 def judge(mode: str, heard: Heard, *, rows: int, mirrored: bool) -> list[Figure]:

@@ -89,6 +89,8 @@ class Outcome:
         Largest resident size of the process in MiB: after all imports, and at the end.
     coarse, final
         Seconds to a provisional label for every voxel, and to the first final ones; None where there are none.
+    rows
+        Rows of tiles along the sweep of ours; 0 for others.
     planned
         What our plan says that a run adds to `base`, in MiB; None for others, and for a stub.
     note
@@ -103,6 +105,7 @@ class Outcome:
     peak: float = 0.0
     coarse: float | None = None
     final: float | None = None
+    rows: int = 0
     planned: float | None = None
     note: str = ""
 

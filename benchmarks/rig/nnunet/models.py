@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryomamba_backends.nnunet.course import choose_course
 from cryomamba_backends.nnunet.installed import InstalledModel, read_installed
 from cryomamba_backends.nnunet.network import build_network
+from cryomamba_backends.nnunet.params import NNUNetParams
 from cryomamba_backends.nnunet.runner import BUNDLED, NNUNetRunner
+from cryomamba_backends.nnunet.tiles import TileGrid
+from cryomamba_core.geometry import Index3, to_index
 from cryomamba_core.settings import Settings
 from rig.nnunet.cases import Case
 
@@ -95,6 +99,14 @@ def install(trained: Path, data_dir: Path, options: Mapping[str, str] | None = N
 def installed_model(data_dir: Path) -> InstalledModel:
     """What `install` made."""
     return read_installed(Settings(data_dir=data_dir).models_dir / NAME)
+
+
+def rows_of(installed: InstalledModel, shape: Index3, params: NNUNetParams) -> int:
+    """How many rows of tiles a sweep has on the CPU."""
+    recipe = installed.recipe()
+    course = choose_course(recipe, shape, params, "cpu")
+    extent, patch = (shape[axis] for axis in course.axes), (recipe.patch[axis] for axis in course.order)
+    return len(TileGrid.over(to_index(extent), to_index(patch), params.step).starts[0])
 
 
 def write_volume(path: Path, shape: tuple[int, int, int]) -> Path:

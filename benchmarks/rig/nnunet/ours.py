@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rig.nnunet.cases import Case, Outcome
-from rig.nnunet.models import installed_model, stub_network
+from rig.nnunet.models import installed_model, rows_of, stub_network
 from rig.nnunet.watched import Clock, NetworkWatch, peak_mib
 
 
@@ -60,6 +60,7 @@ def run(case: Case, labels: Path | None, *, mode: str, precision: str = "auto") 
         peak=peak,
         coarse=coarse,
         final=final,
+        rows=rows_of(installed, volume.grid.shape, params),
         planned=None if case.stub else plan.ram_bytes / 2**20,
         note=context.notes[0].partition(": ")[2],
     )

@@ -23,6 +23,9 @@ PR_SET_THP_DISABLE = 41
 #: Bytes of a map, which glibc maps by itself, and how many are made.
 MAP, MAPS = 64 * MIB, 8
 
+#: Bytes of what two maps have room for and one has not.
+MORE = MAP * 3 // 2
+
 
 def resident() -> int:
     """Bytes."""
@@ -85,6 +88,36 @@ def takes_what_it_kept(*, joins: bool) -> bool:
     return again == piece
 
 
+def allocate_above(piece, allocate) -> int:
+    """A small piece behind a large one that is the last: there is room for some before it, which is filled first."""
+    found: int = allocate(CUT_OFF[1])
+    while found < piece:
+        found = allocate(CUT_OFF[1])
+    return found
+
+
+def grows_for_what_two_pieces_held(*, joins: bool) -> int:
+    """Bytes of addresses that are taken for a piece that fits in two which were freed, and in neither of them."""
+    library = ctypes.PyDLL(None)
+    allocate, free = library.malloc, library.free
+    allocate.argtypes, allocate.restype, free.argtypes = (ctypes.c_size_t,), ctypes.c_void_p, (ctypes.c_void_p,)
+    with keep_freed():
+        join_freed()  # what it needs itself is there before
+        room = allocate(MIB)  # for small pieces, else they lie where the second of the large ones was
+        assert allocate_above(room, allocate) > room
+        first = allocate(MAP)
+        between = allocate_above(first, allocate)
+        second = allocate(MAP)
+        assert allocate_above(second, allocate) > second > between
+        for piece in (room, between, first, second):  # the thread keeps the small one
+            free(piece)
+        if joins:
+            join_freed()
+        before = psutil.Process().memory_info().vms
+        free(allocate(MORE))
+        return psutil.Process().memory_info().vms - before
+
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not keep what was freed")
 
 
@@ -138,3 +171,11 @@ def test_memory_that_was_freed_between_pieces_still_held_goes_back_to_the_system
 def test_small_pieces_that_a_thread_kept_are_exchanged_when_they_are_to_be_joined(joins):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         assert alone.submit(takes_what_it_kept, joins=joins).result() != joins
+
+
+@glibc
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_small_piece_between_two_large_ones_does_not_keep_them_apart_when_they_are_joined(joins):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        grown = alone.submit(grows_for_what_two_pieces_held, joins=joins).result()
+    assert (grown < MAP) == joins, "without it the heap takes addresses for the whole piece"
