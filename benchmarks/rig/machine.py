@@ -36,6 +36,16 @@ def described() -> str:
     )
 
 
+def card(device: str) -> str:
+    """A GPU in a line; empty for the CPU."""
+    if device == "cpu":
+        return ""
+    import torch
+
+    known = torch.cuda.get_device_properties(device)
+    return f"{known.name}, {known.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+
+
 def versions() -> str:
     """Versions of what computes, in a line."""
     return ", ".join(

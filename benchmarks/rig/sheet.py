@@ -37,6 +37,8 @@ class Sheet:
         Of the table.
     notes
         Sentences below it.
+    device
+        What ran, but for the CPU.
     busy
         How many processors other programs kept busy when the first run began.
     """
@@ -45,15 +47,15 @@ class Sheet:
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(factory=list)
     notes: list[str] = field(factory=list)
+    device: str = "cpu"
     busy: float = field(factory=machine.busy)
 
     def markdown(self) -> str:
         """The table as Markdown, between what it depends on and the notes."""
-        told = [
-            f"# {self.title}",
-            "",
-            f"`{_command()}`, {datetime.now(UTC):%Y-%m-%d}. {machine.described()}. {machine.versions()}.",
-        ]
+        facts = [f"`{_command()}`, {datetime.now(UTC):%Y-%m-%d}", machine.described(), machine.versions()]
+        if self.device != "cpu":
+            facts.insert(1, machine.card(self.device))
+        told = [f"# {self.title}", "", f"{'. '.join(facts)}."]
         if self.busy > machine.BUSY:
             told += ["", f"Other programs kept {self.busy:.1f} processors busy: of times, only ratios mean something."]
         told += ["", _row(self.columns), _row(["---", *["---:"] * (len(self.columns) - 1)])]

@@ -53,6 +53,8 @@ class Case:
         Whether tiles are mirrored on all axes.
     threads
         Of PyTorch.
+    device
+        Where stock and ours run.
     """
 
     trained: str
@@ -61,6 +63,7 @@ class Case:
     stub: bool = False
     mirroring: bool = False
     threads: int = 2
+    device: str = "cpu"
 
 
 @frozen(kw_only=True)
@@ -93,6 +96,8 @@ class Outcome:
         Rows of tiles along the sweep of ours; 0 for others.
     planned
         What our plan says that a run adds to `base`, in MiB; None for others, and for a stub.
+    vram, vram_planned
+        The most that tensors held on a GPU at a time, and what our plan says of it, in MiB; 0 on the CPU.
     note
         What else is to be known of the run.
     """
@@ -107,6 +112,8 @@ class Outcome:
     final: float | None = None
     rows: int = 0
     planned: float | None = None
+    vram: float = 0.0
+    vram_planned: float = 0.0
     note: str = ""
 
     @property
@@ -145,6 +152,7 @@ def arguments(
     parser.add_argument("--mirroring", action="store_true", help="average over mirrored tiles")
     parser.add_argument("--stub", action="store_true", help="a network without work")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of stock and ours: cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(contestants))
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the tables here, as Markdown")
     return parser

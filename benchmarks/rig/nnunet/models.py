@@ -43,6 +43,7 @@ def lay_out(folder: Path, trained: Path, options: argparse.Namespace) -> Case:
         stub=options.stub,
         mirroring=options.mirroring,
         threads=options.threads,
+        device=options.device,
     )
 
 
@@ -101,10 +102,10 @@ def installed_model(data_dir: Path) -> InstalledModel:
     return read_installed(Settings(data_dir=data_dir).models_dir / NAME)
 
 
-def rows_of(installed: InstalledModel, shape: Index3, params: NNUNetParams) -> int:
-    """How many rows of tiles a sweep has on the CPU."""
+def rows_of(installed: InstalledModel, shape: Index3, params: NNUNetParams, device: str = "cpu") -> int:
+    """How many rows of tiles a sweep has."""
     recipe = installed.recipe()
-    course = choose_course(recipe, shape, params, "cpu")
+    course = choose_course(recipe, shape, params, device)
     extent, patch = (shape[axis] for axis in course.axes), (recipe.patch[axis] for axis in course.order)
     return len(TileGrid.over(to_index(extent), to_index(patch), params.step).starts[0])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rig.nnunet.cases import Case, Outcome
 from rig.nnunet.models import installed_model, rows_of, stub_network
-from rig.nnunet.watched import Clock, NetworkWatch, peak_mib
+from rig.nnunet.watched import Clock, NetworkWatch, peak_mib, peak_vram_mib
 
 
 def run(case: Case, labels: Path | None, *, mode: str, precision: str = "auto") -> Outcome:
@@ -31,14 +31,14 @@ def run(case: Case, labels: Path | None, *, mode: str, precision: str = "auto") 
     params = NNUNetParams(mode=mode, precision=precision, mirroring=case.mirroring, spacing="voxels")
     runner = NNUNetRunner(Settings(data_dir=Path(case.data_dir), threads=case.threads))
     installed = installed_model(Path(case.data_dir))
-    watch, load = NetworkWatch(), InstalledModel.network
+    watch, load = NetworkWatch(case.device), InstalledModel.network
     heads = installed.recipe().labels.heads
     InstalledModel.network = lambda *its: watch.watch(stub_network(heads) if case.stub else load(*its))
     base = peak_mib()
     with ExitStack() as stack:
         volume = stack.enter_context(MrcReader().open(Path(case.volume)))
-        plan = runner.plan(installed.info, volume.grid, params, "cpu")
-        context = RecordingContext(installed.info, volume)
+        plan = runner.plan(installed.info, volume.grid, params, case.device)
+        context = RecordingContext(installed.info, volume, device=case.device)
         clock = Clock()
         kept = LabelFile(labels, volume.grid.shape, np.dtype(np.uint8), create=True) if labels else None
         if kept is not None:
@@ -60,7 +60,9 @@ def run(case: Case, labels: Path | None, *, mode: str, precision: str = "auto") 
         peak=peak,
         coarse=coarse,
         final=final,
-        rows=rows_of(installed, volume.grid.shape, params),
+        rows=rows_of(installed, volume.grid.shape, params, case.device),
         planned=None if case.stub else plan.ram_bytes / 2**20,
+        vram=peak_vram_mib(case.device),
+        vram_planned=plan.vram_bytes / 2**20,
         note=context.notes[0].partition(": ")[2],
     )

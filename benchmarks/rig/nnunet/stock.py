@@ -11,7 +11,7 @@ import numpy as np
 
 from rig.nnunet.cases import Case, Outcome
 from rig.nnunet.models import stub_network
-from rig.nnunet.watched import Clock, NetworkWatch, peak_mib
+from rig.nnunet.watched import Clock, NetworkWatch, peak_mib, peak_vram_mib
 
 
 def run(case: Case, labels: Path | None) -> Outcome:
@@ -26,10 +26,13 @@ def run(case: Case, labels: Path | None) -> Outcome:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     torch.set_num_threads(case.threads)
-    watch, base = NetworkWatch(), peak_mib()
+    watch, base = NetworkWatch(case.device), peak_mib()
     clock = Clock()
     predictor = nnUNetPredictor(
-        use_mirroring=case.mirroring, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        use_mirroring=case.mirroring,
+        perform_everything_on_device=case.device != "cpu",
+        device=torch.device(case.device),
+        allow_tqdm=False,
     )
     predictor.initialize_from_trained_model_folder(case.trained, use_folds=(0,))
     if case.stub:
@@ -49,5 +52,6 @@ def run(case: Case, labels: Path | None) -> Outcome:
         base=base,
         peak=peak,
         final=whole.wall,
+        vram=peak_vram_mib(case.device),
         note=f"nnunetv2 {metadata.version('nnunetv2')}",
     )

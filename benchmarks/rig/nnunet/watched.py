@@ -31,22 +31,48 @@ class Clock:
         return Spent(wall=time.monotonic() - self._wall, processor=time.process_time() - self._processor)
 
 
+def peak_vram_mib(device: str) -> float:
+    """The most that tensors of this process held on a GPU at a time; 0 on the CPU."""
+    if device == "cpu":
+        return 0.0
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
 class NetworkWatch:
-    """Counts how often networks run, and for how long.
+    """Counts how often networks run, and for how long: on a GPU by its own clock, as nobody waits for it.
+
+    Parameters
+    ----------
+    device
+        Where they run.
 
     Attributes
     ----------
-    spent, passes
+    passes
         Of all networks that are watched.
     """
 
-    def __init__(self) -> None:
-        self.spent = Spent()
+    def __init__(self, device: str = "cpu") -> None:
         self.passes = 0
+        self._device = device
+        self._spent = Spent()
         self._clock = Clock()
+        self._events: list[tuple[Any, Any]] = []
+
+    @property
+    def spent(self) -> Spent:
+        """Time of all networks that are watched; that of a GPU counts by the clock only."""
+        if not self._events:
+            return self._spent
+        import torch
+
+        torch.cuda.synchronize(self._device)
+        return Spent(wall=sum(begun.elapsed_time(ended) for begun, ended in self._events) / 1000)
 
     def watch(self, network: Any) -> Any:
-        """Watch a network of PyTorch on the CPU, and return it."""
+        """Watch a network of PyTorch, and return it."""
         network.register_forward_pre_hook(self._begin)
         network.register_forward_hook(self._end)
         return network
@@ -56,9 +82,22 @@ class NetworkWatch:
         return self
 
     def _begin(self, *_: object) -> None:
-        self._clock = Clock()
+        if self._device == "cpu":
+            self._clock = Clock()
+        else:
+            self._events.append((self._marked(), None))
 
     def _end(self, *_: object) -> None:
-        spent = self._clock.spent()
-        self.spent = Spent(wall=self.spent.wall + spent.wall, processor=self.spent.processor + spent.processor)
         self.passes += 1
+        if self._device != "cpu":
+            self._events[-1] = self._events[-1][0], self._marked()
+            return
+        spent = self._clock.spent()
+        self._spent = Spent(wall=self._spent.wall + spent.wall, processor=self._spent.processor + spent.processor)
+
+    def _marked(self) -> Any:
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class CoarsePass:
     first: tuple[int, int] | None = None
     freed: Freed = field(default=nullcontext, repr=False)
 
-    def labels(self, rows: range) -> Iterator[tuple[Region, NDArray[Any]]]:
+    def labels(self, rows: range) -> Generator[tuple[Region, NDArray[Any]]]:
         """Labels tile by tile, of those that touch some rows of the volume's box, beginning with `first`.
 
         Yields
@@ -78,10 +78,10 @@ class CoarsePass:
         labels
             Of the region's shape.
         """
-        window = Window(self.grid, self.rows, self.forward.course.device, on_read=self.forward.work.context.checkpoint)
-        with self.freed():
-            for start, wanted in self._in_turn(rows):
-                window.move_to(start)
+        window = Window(self.grid, self.rows, self.forward.course, on_read=self.forward.work.context.checkpoint)
+        turns = list(self._in_turn(rows))
+        with self.freed(), closing(window.through([start for start, _ in turns])) as moved:
+            for (start, wanted), _ in zip(turns, moved, strict=True):
                 for group in self.grid.corners(self.forward.batch, wanted):
                     for index, _, scores in self.forward.scores([window.tile(corner) for corner in group]):
                         yield self._on_source((start, *group[index]), self.decide(scores))

@@ -68,6 +68,11 @@ class Course:
         return self.mode == "exact"
 
     @property
+    def apart(self) -> bool:
+        """Whether the device computes while the host does something else, which then has threads of its own."""
+        return self.device != "cpu"
+
+    @property
     def rough(self) -> Course:
         """The course of a pass whose labels are only looked at: as fast as the device computes."""
         if self.device != "cpu":

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field
 
+from cryomamba_backends.nnunet.aside import Aside, Listener
 from cryomamba_backends.nnunet.course import Course
 from cryomamba_backends.nnunet.shortage import says_out
-from cryomamba_core.interfaces import RunContext
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,13 @@ class Work:
         How many there were.
     """
 
-    context: RunContext
+    context: Listener
     total: int = 0
     done: int = 0
+
+    def each(self, items: Generator[T]) -> Generator[T]:
+        """What some work yields; in a thread of its own where the device computes apart."""
+        return self.context.each(items) if isinstance(self.context, Aside) else items
 
     def advance(self, images: int) -> None:
         """Count images."""

@@ -39,6 +39,8 @@ class Member:
         Of the run.
     number
         Which of the run's models it is, from 0 on.
+    on_read
+        Called before voxels are read, by whichever thread reads them; may raise to stop.
 
     Attributes
     ----------
@@ -50,11 +52,19 @@ class Member:
         As given.
     """
 
-    def __init__(self, stages: Sequence[Stage], volume: Volume, box: Region, context: RunContext, number: int) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        volume: Volume,
+        box: Region,
+        context: RunContext,
+        number: int,
+        on_read: Callable[[], None],
+    ) -> None:
         *before, self.stage = stages
         self.before = before[0] if before else None
         self.number = number
-        self._volume, self._box, self._context = volume, box, context
+        self._volume, self._box, self._on_read = volume, box, on_read
         self.first: WholeLabels | None = None
         if self.before is not None and self.stage.follows_all:
             self.first = first_labels(self.before, box, context, number=number)
@@ -77,13 +87,13 @@ class Member:
     def rows(self) -> tuple[Rows, ...]:
         """What reads the channels; labels that the model cannot begin without must be there."""
         found = self.first.found if self.first is not None else None
-        return self.stage.rows(self._volume, self._box, on_read=self._context.checkpoint, found=found)
+        return self.stage.rows(self._volume, self._box, on_read=self._on_read, found=found)
 
     @cached_property
     def rows_before(self) -> tuple[Rows, ...]:
         """What reads the channels for the stage before."""
         assert self.before is not None
-        return self.before.rows(self._volume, self._box, on_read=self._context.checkpoint)
+        return self.before.rows(self._volume, self._box, on_read=self._on_read)
 
     def ready(self, work: Work, placing: Placing) -> Callable[[int], Scored]:
         """Load the networks; gives mean scores on the grid of the box, from any of its rows on."""
@@ -109,7 +119,7 @@ class Member:
         if self.before is None:
             return None
         labels = self.first.pieces if self.first is not None else self.labels_before(work, placing)
-        return self.before.guide(self._volume, self._box, labels, self.stage.change, on_read=self._context.checkpoint)
+        return self.before.guide(self._volume, self._box, labels, self.stage.change, on_read=self._on_read)
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ Where the model has its mask tidied up when it is whole, what it finds is provis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from attrs import define, evolve, field, frozen
 
+from cryomamba_backends.nnunet.aside import Aside, Listener
 from cryomamba_backends.nnunet.beside import companions_of
 from cryomamba_backends.nnunet.blocks import Blocks
 from cryomamba_backends.nnunet.coarse import CoarsePass, costs_little, tiles_touching
@@ -119,12 +120,13 @@ class Passes:
     def _found(self, take: Take) -> Iterator[LabelBlock]:
         """Provisional blocks, and what `take` makes of the labels of the rows that are left."""
         placing = Placing.chosen(Costs(chains=self.chains, params=self.params, steps=self.steps), self.context)
+        hears = Aside(self.context) if self.chains[0][-1].course.apart else self.context
         with ExitStack() as opened:
             members = [
-                opened.enter_context(Member(stages, self.volume, self.box, self.context, number))
+                opened.enter_context(Member(stages, self.volume, self.box, self.context, number, hears.checkpoint))
                 for number, stages in enumerate(self.chains)
             ]
-            counted = self._counted(members)
+            counted = self._counted(members, hears)
             if members[0].before is None:
                 yield from self._coarse(members[0], counted, placing)
             for member in members:
@@ -175,8 +177,8 @@ class Passes:
         region = Region(start=(part.start, 0, 0), stop=(part.stop, *labels.shape[1:]))
         return self.labels.provisional(region, labels[part.start - row : part.stop - row])
 
-    def _counted(self, members: Sequence[Member]) -> Counted:
-        work = Work(context=self.context, total=sum(member.all_images_for(self.part.rows) for member in members))
+    def _counted(self, members: Sequence[Member], hears: Listener) -> Counted:
+        work = Work(context=hears, total=sum(member.all_images_for(self.part.rows) for member in members))
         counted = Counted(work=work, images=lambda left: sum(member.images_for(left) for member in members))
         counted.begin(self.part.left)
         return counted
@@ -189,14 +191,14 @@ class Passes:
         found = member.labels_before(counted.work, placing)
         shown = self.context.previewed and self.params.coarse != "off" and member.number == 0
 
-        def pieces(left: range) -> Iterator[tuple[int, LabelBlock | None]]:
+        def pieces(left: range) -> Generator[tuple[int, LabelBlock | None]]:
             counted.begin(self.part.left)
             for row, labels in found(left.start):
-                self.context.checkpoint()
+                counted.work.context.checkpoint()
                 first.write(row, labels)
                 yield row + len(labels), self._shown(row, labels) if shown else None
 
-        yield from _stepping_down(pieces, first.left, placing)
+        yield from _stepping_down(pieces, first.left, counted.work, placing)
 
     def _coarse(self, member: Member, counted: Counted, placing: Placing) -> Iterator[LabelBlock]:
         """Provisional blocks of the rows that are previewed, if they are worth it; they end where memory runs out."""
@@ -233,9 +235,10 @@ class Passes:
         if by_itself and not coarse.is_needed(images):
             return
         work.total += tiles
-        for region, piece in coarse.labels(shown):
-            self.context.checkpoint()
-            yield self.labels.provisional(region, piece)
+        with closing(work.each(coarse.labels(shown))) as found:
+            for region, piece in found:
+                self.context.checkpoint()
+                yield self.labels.provisional(region, piece)
 
     def _decided(
         self, members: Sequence[Member], counted: Counted, placing: Placing, take: Take
@@ -248,10 +251,10 @@ class Passes:
             answers = [scores(first_row) for scores in ready]
             return mean_probabilities(answers, scheme) if averaged else answers[0]
 
-        def pieces(left: range) -> Iterator[tuple[int, LabelBlock | None]]:
+        def pieces(left: range) -> Generator[tuple[int, LabelBlock | None]]:
             counted.begin(left)
             for row, scores in scored(left.start):
-                self.context.checkpoint()
+                counted.work.context.checkpoint()
                 wanted = scores[:, : left.stop - row]
                 labels = scheme.decide_mean(wanted) if averaged else scheme.decide(wanted)
                 block = take(row, labels, self._companions(wanted, averaged=averaged))
@@ -259,7 +262,7 @@ class Passes:
                 if row + scores.shape[1] >= left.stop:
                     return
 
-        yield from _stepping_down(pieces, self.part.left, placing)
+        yield from _stepping_down(pieces, self.part.left, counted.work, placing)
 
     def _companions(self, values: torch.Tensor, *, averaged: bool) -> dict[str, NDArray[np.uint8]]:
         """What lies beside the labels of scores, or of an ensemble's mean probabilities."""
@@ -270,15 +273,16 @@ class Passes:
 
 
 def _stepping_down(
-    pieces: Callable[[range], Iterator[tuple[int, T | None]]], left: range, placing: Placing
+    pieces: Callable[[range], Generator[tuple[int, T | None]]], left: range, work: Work, placing: Placing
 ) -> Iterator[T]:
     """Pieces of some rows, each given with the row behind its last; where memory runs out, it goes on another way."""
     while True:
         try:
-            for stop, piece in pieces(left):
-                left = range(stop, left.stop)
-                if piece is not None:
-                    yield piece
+            with closing(work.each(pieces(left))) as found:
+                for stop, piece in found:
+                    left = range(stop, left.stop)
+                    if piece is not None:
+                        yield piece
         except (MemoryError, RuntimeError) as error:
             if not says_out(error):
                 raise

@@ -175,6 +175,7 @@ class NNUNetRunner(ModelRunner):
         for note in _notes(self._chains(installed, grid, grid.shape, params, context.device), params, steps):
             context.note(note)
         _set_threads(self._settings.threads)
+        _choose_kernels_by_trial(context.device)
         box = nonzero_box(volume, on_slab=context.checkpoint)
         if box is None:
             raise UnusableVolume("all voxels are zero in single precision", hint="rescale the grey values")
@@ -292,6 +293,14 @@ def _set_threads(threads: int) -> None:
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     torch.set_num_threads(threads or min(usable, psutil.cpu_count(logical=False) or usable))
+
+
+def _choose_kernels_by_trial(device: str) -> None:
+    """Have cuDNN try which of its kernels is the fastest: tiles are all of one shape. Stock does the same."""
+    if device != "cpu":
+        import torch
+
+        torch.backends.cudnn.benchmark = True
 
 
 def _return_device_memory(device: str) -> None:

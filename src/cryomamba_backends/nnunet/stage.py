@@ -83,8 +83,8 @@ class Stage:
         """A model over a box of `extent` (z, y, x) of a volume on `grid`.
 
         `reference` is the spacing, (z, y, x) in the unit of the training files, that the voxels of a volume stand for
-        where they have no length, or nobody asks for it: that of the model which was installed, whatever stage or member
-        of it this one is.
+        where they have no length, or nobody asks for it: that of the model which was installed, whatever stage or
+        member of it this one is.
 
         Raises
         ------

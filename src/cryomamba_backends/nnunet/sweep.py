@@ -88,21 +88,21 @@ class Sweep:
         window = Window(
             self.grid,
             self.rows,
-            self.forward.course.device,
+            self.forward.course,
             guide=self.guide,
             on_read=self.forward.work.context.checkpoint,
         )
-        for step in self.grid.steps(range(first_row, extent[0])):
-            start = starts[step]
-            window.move_to(start)
-            self.sums.move_to(start)
-            return_freed()
-            self._run_tiles(window)
-            return_freed()
-            end = starts[step + 1] if step + 1 < len(starts) else start + depth
-            final = range(max(start, wanted.start), min(end, wanted.stop))
-            for row in range(final.start, final.stop, rows):
-                yield row - before[0], self.sums.mean(row, min(row + rows, final.stop))[..., y, x]
+        steps = self.grid.steps(range(first_row, extent[0]))
+        with closing(window.through([starts[step] for step in steps])) as moved:
+            for step, start in zip(steps, moved, strict=True):
+                self.sums.move_to(start)
+                return_freed()
+                self._run_tiles(window)
+                return_freed()
+                end = starts[step + 1] if step + 1 < len(starts) else start + depth
+                final = range(max(start, wanted.start), min(end, wanted.stop))
+                for row in range(final.start, final.stop, rows):
+                    yield row - before[0], self.sums.mean(row, min(row + rows, final.stop))[..., y, x]
 
     def _run_tiles(self, window: Window) -> None:
         for group in self.grid.corners(self.forward.batch):
