@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,13 @@ from cryomamba_core.errors import InvalidParameter, StorageDamaged
 from cryomamba_core.geometry import Index3, Region, VoxelGrid, to_index
 from cryomamba_core.label_file import LabelArray
 from cryomamba_core.labels import LabelBlock
+
+#: Voxels that an engine lets a preview have, at least, if it has any, and at most: from coarser ones nobody sees much,
+#: and finer ones are too much for whoever sends and draws them.
+LEAST_VOXELS, MOST_VOXELS = 1000, 1 << 24
+
+#: Voxels of the source that are coarsened at a time.
+PIECE_VOXELS = 4 << 20
 
 #: By how much a companion's preview has fewer voxels than that of the labels: it hardly compresses.
 COMPANION_PART = 8
@@ -243,16 +251,31 @@ class PreviewBuilder:
 
     def add_final(self, region: Region) -> None:
         """Take in a region of the fine label volume that has just become final."""
+        for target in self._pieces(self._coarse(region)):
+            self._add_piece(region, target)
+        self._final_voxels += region.size
+        self._extend(region)
+
+    def _pieces(self, target: Region) -> Iterator[Region]:
+        """A coarse region in pieces of up to `PIECE_VOXELS` fine voxels, or of one coarse voxel."""
+        most = max(1, PIECE_VOXELS // self.factor**3)
+        edges = list(target.shape)
+        for axis in range(3):
+            rest = edges[axis + 1 :]
+            edges[axis] = max(1, min(edges[axis], most // max(1, math.prod(rest))))
+        ranges = (range(start, stop, edge) for start, stop, edge in zip(target.start, target.stop, edges, strict=True))
+        for corner in itertools.product(*ranges):
+            ends = zip(corner, edges, target.stop, strict=True)
+            yield Region(start=corner, stop=to_index(min(at + edge, stop) for at, edge, stop in ends))
+
+    def _add_piece(self, region: Region, target: Region) -> None:
         k = self.factor
-        target = self._coarse(region)
         aligned = self._fine.region(to_index(a * k for a in target.start), to_index(b * k for b in target.stop))
         coarse = coarsen_labels(self._fine_labels[aligned.slices], k)
         final = self._final[target.slices]
         final += self._overlap(region, target)
         complete = final >= self._overlap(aligned, target)
         np.copyto(self._labels[target.slices], coarse, where=complete | (coarse != 0))
-        self._final_voxels += region.size
-        self._extend(region)
 
     def add_companions(self, region: Region, values: Mapping[str, NDArray[np.uint8]]) -> None:
         """Take in companions of a region that has just become final, each voxel once."""

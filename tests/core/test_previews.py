@@ -6,6 +6,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryomamba_core import previews
 from cryomamba_core.companions import Companion
 from cryomamba_core.errors import StorageDamaged
 from cryomamba_core.geometry import Region, VoxelGrid
@@ -47,8 +48,13 @@ def test_a_membrane_one_voxel_thick_survives():
     assert (coarsen_labels(labels, 4)[:, 1, :] == 1).all()
 
 
-@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 4))
-def test_the_last_preview_does_not_depend_on_how_the_labels_came(seed, depths, factor):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 300),
+)
+def test_the_last_preview_does_not_depend_on_how_the_labels_came(seed, depths, factor, piece):
     labels = np.random.default_rng(seed).choice([0, 0, 1, 2], (sum(depths), 7, 5)).astype(np.uint8)
     arrived = np.zeros_like(labels)
     limit = int(np.prod([-(-size // factor) for size in labels.shape]))
@@ -58,7 +64,9 @@ def test_the_last_preview_does_not_depend_on_how_the_labels_came(seed, depths, f
     for depth in depths:
         region = Region(start=(start, 0, 0), stop=(start + depth, *labels.shape[1:]))
         arrived[region.slices] = labels[region.slices]
-        builder.add_final(region)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(previews, "PIECE_VOXELS", piece)
+            builder.add_final(region)
         start += depth
     preview = builder.snapshot()
     assert np.array_equal(preview.labels(), coarsen_labels(labels, builder.factor))

@@ -330,6 +330,23 @@ def test_a_shard_settles_nothing_by_itself(tmp_path, tomogram, host, here, monke
         run_here(make_shared_directory(tmp_path, tomogram), host)
 
 
+@pytest.mark.parametrize("shards", [1, 2], ids=["whole", "shards"])
+def test_what_nobody_sees_is_not_made(shards, tmp_path, tomogram, host, here, monkeypatch):
+    monkeypatch.setattr(taking, "CHECKPOINT_INTERVAL", 0)
+    monkeypatch.setattr(taking, "PreviewBuilder", lambda *_: pytest.fail("it is of no use"))
+    directory = make_directory(tmp_path, tomogram, doubt=1)
+    spec = directory.spec()
+    config = evolve(spec.config, shards=shards, preview=PreviewPolicy(max_voxels=0))
+    directory.begin_attempt(evolve(spec, config=config))
+    with monkeypatch.context() as broken:
+        broken.setattr(strangers.StepRunner, "_fault", lambda *_: 1 / 0)
+        with pytest.raises(ArithmeticError):
+            run_here(directory, host)
+    run_here(directory, host)  # goes on from labels that would be shown
+    assert directory.preview() is None
+    assert np.array_equal(np.load(directory.artifacts_path / "mask.npy"), np.load(tomogram) > 0)
+
+
 def test_a_shard_does_not_run_another_model_than_its_job(tmp_path, tomogram, host, here, monkeypatch):
     begin = JobDirectory.begin_attempt
 

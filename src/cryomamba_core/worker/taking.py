@@ -19,8 +19,8 @@ from cryomamba_core.worker.reporting import EventLog
 #: Seconds between two checkpoints: what a killed worker may have to do again, against the cost of a sync.
 CHECKPOINT_INTERVAL = 2.0
 
-#: Voxels of final labels that wait for the next preview, at most.
-FRESH_VOXELS = 8 << 20
+#: What waits of final labels for the next preview, at most: so many voxels, or rows of the preview, whichever is more.
+FRESH_VOXELS, FRESH_ROWS = 8 << 20, 2
 
 #: What rows along each axis are called.
 AXIS_ROWS = ("section", "row along Y", "row along X")
@@ -76,7 +76,7 @@ class LabelTaker:
         self._policy = policy
         self._log = log
         self._source = source
-        self._previews = PreviewBuilder(grid, labels, policy, companions.kinds if policy.max_voxels else ())
+        self._previews = PreviewBuilder(grid, labels, policy, companions.kinds) if policy.max_voxels else None
         self._extent = grid.shape[axis]
         self._row_voxels = grid.voxels // self._extent
         self.rows: range = range(self._extent) if rows is None else rows
@@ -100,12 +100,13 @@ class LabelTaker:
 
     def _take_over(self, rows: int) -> None:
         self._filled[:rows] = self._row_voxels
+        if self._previews is None:
+            return
         start, stop = [0, 0, 0], list(self._grid.shape)
         start[self._axis], stop[self._axis] = self.rows.start, rows
         for slab in self._grid.region(to_index(start), to_index(stop)).slabs(slab_depth(self._grid.shape)):
             self._previews.add_final(slab)
-            if self._policy.max_voxels:
-                self._previews.add_companions(slab, self._companions.read(slab))
+            self._previews.add_companions(slab, self._companions.read(slab))
 
     @property
     def done_rows(self) -> int:
@@ -135,12 +136,12 @@ class LabelTaker:
         """
         self._check(block)
         with self._busy:
-            if block.provisional:
-                self._previews.add_provisional(block)
-            else:
+            if not block.provisional:
                 self._write(block)
                 self._unsaved = True
-            self._unseen = True
+            elif self._previews is not None:
+                self._previews.add_provisional(block)
+            self._unseen = self._previews is not None
             self._show_and_save()
 
     def catch_up(self) -> None:
@@ -156,7 +157,7 @@ class LabelTaker:
 
     def _show_and_save(self) -> None:
         now = time.monotonic()
-        if self._unseen and self._policy.max_voxels and now - self._last_preview >= self._policy.interval_seconds:
+        if self._unseen and now - self._last_preview >= self._policy.interval_seconds:
             self._last_preview = now
             self._unseen = False
             self._show()
@@ -192,21 +193,21 @@ class LabelTaker:
         self._labels.write(region, block.labels[tuple(new)])
         beside = {name: values[tuple(new)] for name, values in block.companions.items()}
         self._companions.write(region, beside)
-        if self._policy.max_voxels:
+        if self._previews is not None:
             self._previews.add_companions(region, beside)
-            self._show_later(region)
+            self._show_later(self._previews, region)
 
-    def _show_later(self, region: Region) -> None:
+    def _show_later(self, previews: PreviewBuilder, region: Region) -> None:
         """Keep a final region for the next preview, together with the one before it.
 
         Coarse voxels reach over several thin blocks, and would be made of the label file anew for each.
         """
-        earlier = self._fresh
-        if earlier is not None and self._follows(earlier, region) and earlier.size + region.size <= FRESH_VOXELS:
+        earlier, most = self._fresh, max(FRESH_VOXELS, FRESH_ROWS * previews.factor * self._row_voxels)
+        if earlier is not None and self._follows(earlier, region) and earlier.size + region.size <= most:
             self._fresh = Region(start=earlier.start, stop=region.stop)
             return
         if earlier is not None:
-            self._previews.add_final(earlier)
+            previews.add_final(earlier)
         self._fresh = region
 
     def _follows(self, earlier: Region, region: Region) -> bool:
@@ -219,6 +220,8 @@ class LabelTaker:
         )
 
     def _show(self) -> None:
+        if self._previews is None:
+            return
         if self._fresh is not None:
             self._previews.add_final(self._fresh)
             self._fresh = None
@@ -241,5 +244,4 @@ class LabelTaker:
         if missing:
             raise PluginFault(f"the runner left {missing} voxels without a label")
         self.checkpoint()
-        if self._policy.max_voxels:
-            self._show()
+        self._show()

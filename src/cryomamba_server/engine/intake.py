@@ -11,7 +11,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from cryomamba_core.companions import Companion, companion_artifacts
-from cryomamba_core.errors import StorageFull, UnknownModel
+from cryomamba_core.errors import InvalidParameter, StorageFull, UnknownModel
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import Executor, ModelRunner, Resources
 from cryomamba_core.jobs import JobConfig
@@ -19,6 +19,7 @@ from cryomamba_core.labels import label_dtype
 from cryomamba_core.models import ModelInfo
 from cryomamba_core.plans import RunPlan
 from cryomamba_core.plugins import PluginHost
+from cryomamba_core.previews import LEAST_VOXELS, MOST_VOXELS, PreviewPolicy
 from cryomamba_core.sharding import shard_bounds, shard_places
 from cryomamba_core.wire import from_plain, to_plain
 from cryomamba_server.engine.fitting import Memory, plan_run
@@ -111,6 +112,7 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Roo
     memory
         How much there is.
     """
+    _check_preview(config.preview)
     runner, model = find_model(host, runner=config.runner, model=config.model)
     params: Any = from_plain(config.params, runner.params_type)
     artifacts = _artifacts(host, config.artifacts)
@@ -146,6 +148,15 @@ def accept(host: PluginHost, config: JobConfig, *, source: SourcePath, room: Roo
         + _disk_bytes_beside(grid, companions, [companion for companion, *_ in beside])
         + plan.disk_bytes * plan.shards,
     )
+
+
+def _check_preview(policy: PreviewPolicy) -> None:
+    """Refuse a preview that would take the memory of whoever makes, sends and draws it, or its worker's time."""
+    if policy.max_voxels and not LEAST_VOXELS <= policy.max_voxels <= MOST_VOXELS:
+        raise InvalidParameter(
+            f"a preview of up to {policy.max_voxels:,} voxels is not made",
+            hint=f"ask for {LEAST_VOXELS:,} to {MOST_VOXELS:,} voxels, or for 0 to have none",
+        )
 
 
 def find_model(host: PluginHost, *, runner: str | None, model: str | None) -> tuple[ModelRunner, ModelInfo]:

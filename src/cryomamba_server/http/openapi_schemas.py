@@ -33,7 +33,7 @@ from cryomamba_core.jobs import (
     JobProgress,
     Source,
 )
-from cryomamba_core.previews import Preview, PreviewPolicy
+from cryomamba_core.previews import LEAST_VOXELS, MOST_VOXELS, Preview, PreviewPolicy
 from cryomamba_core.protocol.live import ENCODING
 from cryomamba_core.protocol.uploads import PartReceipt, UploadedFile, UploadRequest, UploadStatus
 from cryomamba_core.wire import to_plain
@@ -62,7 +62,7 @@ LIMITS: dict[tuple[type, str], Schema] = {
     (PartReceipt, "index"): {"minimum": 0},
     (PartReceipt, "sha256"): _DIGEST,
     (PreviewPolicy, "interval_seconds"): {"minimum": 0},
-    (PreviewPolicy, "max_voxels"): {"minimum": 0},
+    (PreviewPolicy, "max_voxels"): {"anyOf": [{"const": 0}, {"minimum": LEAST_VOXELS, "maximum": MOST_VOXELS}]},
     (UploadRequest, "filename"): {"minLength": 1, "maxLength": 255},
     (UploadRequest, "fingerprint"): {"minLength": 1, "maxLength": 256},
     (UploadRequest, "sha256"): _DIGEST,

@@ -99,6 +99,8 @@ async def test_a_job_is_queued_run_and_shown_with_its_artifacts(tmp_path, tomogr
         ({"params": {"depth": "deep"}}, 422, "input/invalid-parameter"),
         ({"artifacts": ["mask.xyz"]}, 422, "plugin/unknown"),
         ({"colour": "red"}, 422, "input/invalid-parameter"),
+        ({"preview": {"max_voxels": 1}}, 422, "input/invalid-parameter"),
+        ({"preview": {"max_voxels": 1e12}}, 422, "input/invalid-parameter"),
     ],
 )
 @pytest.mark.parametrize("address", ["/v1/jobs", "/v1/jobs/plan"])
