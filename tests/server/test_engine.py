@@ -355,6 +355,29 @@ async def test_an_error_in_the_block_is_raised_as_it_is(settings):
             await engine.job("none", owner=None)
 
 
+async def test_results_that_find_no_room_in_the_storage_are_kept_for_a_retry(settings, tomogram, monkeypatch):
+    def be_full(*_):
+        raise StorageFull("there is no room for mask.npy", hint="wait")
+
+    async with scripted_engine(settings) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.storage, "publish", be_full)
+            job = await engine.submit(steps(tomogram), owner=OWNER)
+            last = (await heard(engine, job.id))[-1]
+        record = await engine.job(job.id, owner=OWNER)
+        assert (record.state, record.error.code) == (JobState.FAILED, "storage/full")
+        assert "nothing is computed anew" in record.error.hint
+        directory = JobDirectory(settings.jobs_dir / job.id)
+        kept = {file.name for file in directory.artifacts_path.iterdir()}
+        await engine.retry(job.id, owner=OWNER)
+        with trio.fail_after(60):
+            done = (await heard(engine, job.id, after=last.seq))[-1]
+        assert isinstance(done, Completed)
+        assert kept == {artifact.name for artifact in done.artifacts}
+        assert (await engine.job(job.id, owner=OWNER)).attempt == 2
+        assert directory.spec().attempt == 1, "a second worker was started"
+
+
 async def test_a_fault_of_the_storage_fails_the_job_and_the_engine_goes_on(settings, tomogram, monkeypatch):
     async with scripted_engine(settings) as engine:
         with monkeypatch.context() as patch:

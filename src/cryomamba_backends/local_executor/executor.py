@@ -54,6 +54,9 @@ WAITING_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 #: How long killed processes may take to be gone; only one that hangs in a device or a network disk takes longer.
 KILL_SECONDS = 30.0
 
+#: Children that have ended and are remembered, at most.
+MOST_ENDED = 64
+
 
 class LocalExecutor(Executor):
     """Runs workers on this machine.
@@ -111,7 +114,7 @@ class LocalExecutor(Executor):
         """Start a worker whose process ends with the job."""
         with _begun(job_dir, [str(job_dir)], environment, cores=resources.cores) as (process, name):
             handle = self._handle(name)
-            self._children[handle.token] = watch(process)
+            self._keep(handle, watch(process))
         return handle
 
     def _start_warm(self, job_dir: Path, environment: dict[str, str], kind: Kind) -> WorkerHandle:
@@ -127,7 +130,7 @@ class LocalExecutor(Executor):
             line.close()
             raise
         self._warm.add(worker)
-        self._children[handle.token] = worker.first
+        self._keep(handle, worker.first)
         return handle
 
     def _give(self, job_dir: Path, waiting: Sequence[WarmWorker]) -> WorkerHandle | None:
@@ -137,9 +140,16 @@ class LocalExecutor(Executor):
             JobDirectory(job_dir).write_handle(handle)
             job = worker.give(job_dir)
             if job is not None:
-                self._children[handle.token] = job
+                self._keep(handle, job)
                 return handle
         return None
+
+    def _keep(self, handle: WorkerHandle, child: Child) -> None:
+        """Remember a child, and forget those that ended long ago: their exit was asked for soon after."""
+        ended = [token for token, each in list(self._children.items()) if each.ended.is_set()]
+        for token in ended[:-MOST_ENDED]:
+            self._children.pop(token, None)
+        self._children[handle.token] = child
 
     def _handle(self, name: WorkerProcess) -> WorkerHandle:
         return WorkerHandle(executor=self.name, token=dump_json(name))

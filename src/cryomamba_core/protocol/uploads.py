@@ -15,6 +15,9 @@ from cryomamba_core.errors import BadRequest, InvalidParameter
 #: Bytes of a file name, as most file systems have it.
 MAX_FILENAME = 255
 
+#: Bytes of a file, at most: the largest number that every JSON reader takes.
+MOST_BYTES = 2**53 - 1
+
 #: How many parts a file may have.
 MAX_PARTS = 100_000
 
@@ -51,6 +54,8 @@ class UploadRequest:
         check_filename(self.filename)
         if self.size < 1:
             raise InvalidParameter("size must be 1 or more bytes", hint="an empty file holds no tomogram")
+        if self.size > MOST_BYTES:
+            raise InvalidParameter(f"no file has {self.size:.3g} bytes", hint="give its size in bytes")
         if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
             raise InvalidParameter("sha256 must be 64 lower-case hexadecimal digits")
         if self.fingerprint is not None and not (1 <= len(self.fingerprint) <= 256 and self.fingerprint.isprintable()):

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from cryomamba_core.errors import Forbidden, InvalidParameter
 from cryomamba_core.guarded_files import named, opened_below
+from cryomamba_core.jobs import Source
 from cryomamba_server.engine.intake import SourcePath
 
 
@@ -74,12 +75,21 @@ class AllowedPaths:
         ):
             yield SourcePath(path=steady, name=whole.name)
 
-    def root_of(self, path: Path) -> Path | None:
-        """The allowed folder below which a path lies by its spelling; None if there is none, or any path may be named.
+    def root_named(self, source: Source) -> str | None:
+        """As `root_of`, of the path that a job names, if it names one."""
+        root = None if source.path is None else self.root_of(Path(source.path))
+        return None if root is None else str(root)
 
-        A job that was taken in by an engine that opens any path has no such folder either: its worker
-        opens the path as it is.
-        """
+    def require_still(self, root: str) -> None:
+        """Raise `Forbidden` if a folder below which a job has named its source is not allowed any more."""
+        if not self._any and Path(root) not in self._roots:
+            raise Forbidden(
+                "the folder of the tomogram is not one any more that this server opens",
+                hint="send the file, or ask whoever runs the server to allow the folder again, then retry",
+            )
+
+    def root_of(self, path: Path) -> Path | None:
+        """The allowed folder below which a path lies by its spelling; None if there is none, or any may be named."""
         if not _is_plain(path):
             return None
         return next((root for root in self._roots if path.is_relative_to(root)), None)

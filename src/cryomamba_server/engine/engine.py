@@ -50,6 +50,9 @@ from cryomamba_server.engine.wakeups import wait_briefly
 
 log = logging.getLogger(__name__)
 
+#: Requests whose sources are looked at at the same time: one that hangs, as on a network disk, holds a thread.
+MOST_LOOKING = 16
+
 #: Seconds after which a job's end is looked for that another process has recorded.
 END_INTERVAL = 0.2
 
@@ -156,6 +159,7 @@ class Engine:
         self._room = Room(executor=self._executor, slots=self.devices, threads=settings.threads)
         self.following = Following(self.ledger, self._preview)
         self._in_flight: set[tuple[str, str]] = set()
+        self._looking = trio.CapacityLimiter(MOST_LOOKING)
         self.scheduler = Scheduler(
             ledger=self.ledger,
             data_dir=settings.data_dir,
@@ -260,6 +264,7 @@ class Engine:
             record,
             accepted.grid,
             accepted.source_name,
+            source_root=self._paths.root_named(accepted.config.source),
             idempotency_key=idempotency_key,
             request_digest=digest,
         )
@@ -357,7 +362,7 @@ class Engine:
         stored: StoredFile | None = None
         if config.source.file_id is not None:
             stored = await self.ledger.call(self._store.file, config.source.file_id, owner=owner)
-        return await trio.to_thread.run_sync(self._check, config, stored)
+        return await trio.to_thread.run_sync(self._check, config, stored, limiter=self._looking)
 
     def _check(self, config: JobConfig, stored: StoredFile | None) -> Accepted:
         if stored is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cryomamba_core.artifacts import Artifact, Manifest
 from cryomamba_core.errors import CryoMambaError, StorageDamaged, UnknownObject
+from cryomamba_core.events import Completed
 from cryomamba_core.interfaces import Storage
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.wire import load_json
@@ -41,6 +42,14 @@ def publish(storage: Storage, directory: JobDirectory, job_id: str, artifacts: S
         if not may_pass(error):
             withdraw(storage, job_id)
         raise
+
+
+def whole_results(directory: JobDirectory) -> Completed | None:
+    """The end of a worker whose files still lie in its directory, all of them; None if there is none."""
+    end = next((event for event, _ in directory.events() if isinstance(event, Completed)), None)
+    paths = [] if end is None else [(directory.artifacts_path / each.name, each.size) for each in end.artifacts]
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    return end if paths and whole else None
 
 
 def withdraw(storage: Storage, job_id: str) -> None:

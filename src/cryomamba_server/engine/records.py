@@ -34,6 +34,9 @@ class Work:
         Grid of the source, as it was when the job was accepted.
     source_name
         The source's file name as its owner knows it.
+    source_root
+        The allowed folder below which the source was named by its path; None for a file that was sent, and for a job
+        of an engine that opens any path.
     devices
         The slots that the job has, one unless shards run on several; none for a job that is not active.
     handle
@@ -51,6 +54,7 @@ class Work:
     record: JobRecord
     grid: VoxelGrid
     source_name: str
+    source_root: str | None
     devices: tuple[str, ...]
     handle: WorkerHandle | None
     worker_seq: int
@@ -82,7 +86,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def job_values(record: JobRecord, grid: VoxelGrid, source_name: str) -> dict[str, Any]:
+def job_values(record: JobRecord, grid: VoxelGrid, source_name: str, source_root: str | None) -> dict[str, Any]:
     """The columns of a new job that come from its record."""
     return {
         "id": record.id,
@@ -91,6 +95,7 @@ def job_values(record: JobRecord, grid: VoxelGrid, source_name: str) -> dict[str
         "config": dump_json(record.config),
         "grid": dump_json(grid),
         "source_name": source_name,
+        "source_root": source_root,
         "created_at": record.created_at.isoformat(),
         "artifacts": "[]",
         "versions": "{}",
@@ -129,6 +134,7 @@ def work(row: sa.RowMapping) -> Work:
         record=job_record(row),
         grid=load_json(row["grid"], VoxelGrid),
         source_name=row["source_name"],
+        source_root=row["source_root"],
         devices=tuple(row["device"].split(SEPARATOR)) if row["device"] else (),
         handle=handle,
         worker_seq=row["worker_seq"],

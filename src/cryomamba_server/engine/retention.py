@@ -17,12 +17,13 @@ from pathlib import Path
 import trio
 from attrs import frozen
 
-from cryomamba_core.errors import StorageError
+from cryomamba_core.errors import CryoMambaError
 from cryomamba_server.engine.engine import Engine
 from cryomamba_server.engine.expiry import ExpiryStore
 from cryomamba_server.engine.publishing import withdraw
 from cryomamba_server.engine.records import now
 from cryomamba_server.engine.removals import Removal
+from cryomamba_server.engine.troubles import may_pass
 from cryomamba_server.engine.unnamed import look_round, unnamed
 
 log = logging.getLogger(__name__)
@@ -149,5 +150,7 @@ class Retention:
 def _complaining(what: str) -> Iterator[None]:
     try:
         yield
-    except (StorageError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, CryoMambaError | OSError) and not may_pass(error):
+            raise
         log.error("the clean-up of %s was cut short: %s", what, error)

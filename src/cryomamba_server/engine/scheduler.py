@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 from filelock import FileLock, Timeout
 
-from cryomamba_core.errors import StorageError
+from cryomamba_core.errors import CryoMambaError
 from cryomamba_server.engine.ledger import QUEUE, Ledger
 from cryomamba_server.engine.leftovers import clear_left
 from cryomamba_server.engine.log_context import JOB_ID
@@ -108,7 +108,9 @@ class Scheduler:
                 changed = self._ledger.wakeups.listen(QUEUE)
                 try:
                     await self._fill(nursery)
-                except StorageError as error:
+                except Exception as error:
+                    if not isinstance(error, CryoMambaError) and not may_pass(error):
+                        raise
                     log.error("no job can be started: %s", error)
                 await wait_briefly(changed, QUEUE_INTERVAL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The revision that these tables are; the newest one in ``migrations/versions``.
-REVISION = "r0002"
+REVISION = "r0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -27,6 +27,7 @@ jobs = sa.Table(
     sa.Column("config", sa.Text, nullable=False),
     sa.Column("grid", sa.Text, nullable=False),
     sa.Column("source_name", sa.Text, nullable=False),
+    sa.Column("source_root", sa.Text, comment="folder below which links to the source are not followed, or null"),
     sa.Column("progress", sa.Text),
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("started_at", sa.String(40)),

@@ -78,6 +78,7 @@ class JobStore:
         grid: VoxelGrid,
         source_name: str,
         *,
+        source_root: str | None = None,
         idempotency_key: str | None = None,
         request_digest: str | None = None,
     ) -> JobRecord:
@@ -96,7 +97,7 @@ class JobStore:
                 return known
             self._require_place(connection, record.owner)
             order = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(jobs.c.queue_order), 0))) or 0
-            values = records.job_values(record, grid, source_name)
+            values = records.job_values(record, grid, source_name, source_root)
             values |= {
                 "queue_order": order + 1,
                 "idempotency_key": idempotency_key,

@@ -35,7 +35,7 @@ from cryomamba_server.engine.allowed_paths import AllowedPaths, any_path
 from cryomamba_server.engine.ledger import Ledger
 from cryomamba_server.engine.leftovers import clear, clear_completed, order_cancel
 from cryomamba_server.engine.looking import Look, Patience, last_words, look_into
-from cryomamba_server.engine.publishing import manifest_versions, publish
+from cryomamba_server.engine.publishing import manifest_versions, publish, whole_results
 from cryomamba_server.engine.records import Work
 from cryomamba_server.engine.troubles import FOR_EVER, anything, insist, may_pass
 from cryomamba_server.engine.wakeups import wait_briefly
@@ -183,6 +183,9 @@ class Supervision:
             return False
 
     async def _launch(self) -> bool:
+        self._end = await self._insist(whole_results, self._directory)
+        if self._end is not None:  # of an attempt whose results found no room in the storage
+            return False
         try:
             with trio.CancelScope(shield=True):
                 await self._start_worker()
@@ -220,12 +223,14 @@ class Supervision:
         return await trio.to_thread.run_sync(self._held.enter_context, self._storage.localize(stored.key))
 
     def _prepare(self, path: Path) -> None:
-        root = self._paths.root_of(path) if self._work.record.config.source.file_id is None else None
+        root = self._work.source_root
+        if root is not None:
+            self._paths.require_still(root)
         spec = JobSpec(
             job_id=self._work.id,
             config=self._work.record.config,
             source=str(path),
-            source_root=None if root is None else str(root),
+            source_root=root,
             source_name=self._work.source_name,
             grid=self._work.grid,
             device=self._work.device,
@@ -258,6 +263,8 @@ class Supervision:
             while True:
                 over, before = ended.is_set(), trio.current_time()
                 look = await self._look()
+                if self._work.cancel_requested and not look.cancel_ordered:
+                    await self._insist(order_cancel, self._directory)
                 patience.excuse(trio.current_time() - before)
                 await self._record_handle()
                 await self._advance()
@@ -340,8 +347,7 @@ class Supervision:
             log.warning("job %s waits again, no worker can be started for it: %s", job_id, self._put_off)
             record = await self._ledger.persist(store.put_back, job_id, attempt, "no worker could be started for now")
         elif isinstance(end, Completed):
-            versions = await self._insist(self._publish, end)
-            record = await self._ledger.persist(store.complete, job_id, attempt, end.artifacts, versions)
+            record = await self._complete(end)
         elif isinstance(end, Failed):
             await self._stop_worker()  # it may have been unable to end those of its shards
             await self._tidy(JobDirectory.clear_artifacts)
@@ -358,6 +364,18 @@ class Supervision:
         if record.state is JobState.COMPLETED:  # not before: whoever comes after a crash publishes again
             with trio.CancelScope(shield=True):
                 await clear_completed(self._ledger, self._directory, job_id)
+
+    async def _complete(self, end: Completed) -> JobRecord | None:
+        """Publish the results; where there is no room for them, they stay for a retry, which does nothing else."""
+        job_id, attempt, store = self._work.id, self._work.record.attempt, self._ledger.store
+        try:
+            versions = await self._insist(self._publish, end)
+        except StorageFull as error:
+            told = ErrorInfo.of(
+                StorageFull(error.message, hint="free some space, then retry: nothing is computed anew")
+            )
+            return await self._ledger.persist(store.fail, job_id, attempt, told)
+        return await self._ledger.persist(store.complete, job_id, attempt, end.artifacts, versions)
 
     def _is_to_stop(self) -> bool:
         return self._directory.cancel_ordered

@@ -161,5 +161,10 @@ class Audience:
         while True:
             await trio.sleep(authentication.RECHECK_INTERVAL)
             for seat in self._seats.copy():
-                if not await self._authenticator.counts(seat.caller, within=authentication.RECHECK_INTERVAL / 2):
+                try:
+                    counts = await self._authenticator.counts(seat.caller, within=authentication.RECHECK_INTERVAL / 2)
+                except Exception as error:  # noqa: BLE001  # the next look may succeed
+                    log.error("whether a listener's token still counts cannot be told: %s", error)
+                    continue
+                if not counts:
                     seat.end(REFUSED, "the token does not count any more")

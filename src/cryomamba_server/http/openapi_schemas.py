@@ -35,7 +35,7 @@ from cryomamba_core.jobs import (
 )
 from cryomamba_core.previews import LEAST_VOXELS, MOST_VOXELS, Preview, PreviewPolicy
 from cryomamba_core.protocol.live import ENCODING
-from cryomamba_core.protocol.uploads import PartReceipt, UploadedFile, UploadRequest, UploadStatus
+from cryomamba_core.protocol.uploads import MOST_BYTES, PartReceipt, UploadedFile, UploadRequest, UploadStatus
 from cryomamba_core.wire import to_plain
 
 Schema = dict[str, Any]
@@ -44,7 +44,7 @@ Schema = dict[str, Any]
 REFERENCE = "#/components/schemas/"
 
 _DIGEST: Schema = {"pattern": "^[0-9a-f]{64}$"}
-_SIZE: Schema = {"minimum": 1, "maximum": 2**53 - 1}
+_SIZE: Schema = {"minimum": 1, "maximum": MOST_BYTES}
 
 #: (class, field) → what its values keep to.
 LIMITS: dict[tuple[type, str], Schema] = {

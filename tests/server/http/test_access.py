@@ -15,7 +15,7 @@ import trio
 import websocket
 from quart import Response
 
-from cryomamba_core.errors import Forbidden, Unauthenticated
+from cryomamba_core.errors import Forbidden, StorageError, Unauthenticated
 from cryomamba_server.http.access import authentication, gate, sessions
 from cryomamba_server.http.access.authentication import Authenticator
 from cryomamba_server.http.access.sessions import COOKIE, Sessions
@@ -155,6 +155,27 @@ def close_code(socket):
         if opcode == websocket.ABNF.OPCODE_CLOSE:
             socket.shutdown()
             return int.from_bytes(data[:2], "big")
+
+
+async def test_a_look_at_tokens_that_is_not_possible_ends_nothing(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(authentication, "RECHECK_INTERVAL", 0.02)
+    job = await a_running_job(server, tmp_path)
+    issued = await trio.to_thread.run_sync(make, server.settings.data_dir)
+    url = f"{server.url.replace('http', 'ws', 1)}/v1/ws/jobs/{job.id}"
+    headers = [f"Authorization: Bearer {issued.token}"]
+    connect = partial(websocket.create_connection, url, header=headers, timeout=engines.DEADLINE)
+    socket = await trio.to_thread.run_sync(connect)
+    assert json.loads(await trio.to_thread.run_sync(socket.recv))["type"] == "state"
+
+    async def fail(*_, **__):
+        raise StorageError("the job store is locked", hint="wait")
+
+    with monkeypatch.context() as broken, trio.fail_after(engines.DEADLINE):
+        broken.setattr(Authenticator, "counts", fail)
+        while "whether a listener's token still counts cannot be told" not in caplog.text:
+            await trio.sleep(0.01)
+    engines.open_gate(tmp_path / "gate")
+    assert await trio.to_thread.run_sync(close_code, socket) == 1000
 
 
 @pytest.mark.parametrize("watched", [True, False])

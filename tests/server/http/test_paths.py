@@ -126,18 +126,24 @@ async def test_an_allowed_folder_that_is_a_link_is_known_by_both_names(tmp_path,
         assert (await plan(made, root / "cohort" / "a.npy")).status_code == 200
 
 
-@pytest.mark.parametrize("protected", [True, False])
-async def test_a_file_that_becomes_a_link_while_its_job_waits_is_not_followed(tmp_path, root, monkeypatch, protected):
+@pytest.mark.parametrize(
+    ("protected", "allowed"),
+    [(True, "."), (True, "cohort"), (True, None), (False, ".")],
+    ids=["as it is", "the folder is withdrawn", "taken over by an engine that opens any path", "control"],
+)
+async def test_a_file_that_becomes_a_link_while_its_job_waits_is_not_followed(
+    tmp_path, root, monkeypatch, protected, allowed
+):
     path = root / "cohort" / "a.npy"
     settings = make_settings(tmp_path / "data")
     idle = evolve(settings, devices=())
+    if not protected:
+        monkeypatch.setattr(AllowedPaths, "root_named", lambda *_: None)
     async with open_engine(make_host(idle), idle, allow_roots=[root]) as engine:
         job = await engine.submit(steps(path, artifacts=("mask.npy",)), owner=OWNER)
     path.unlink()
     path.symlink_to(tmp_path / "secret" / "a.npy")
-    if not protected:
-        monkeypatch.setattr(AllowedPaths, "root_of", lambda *_: None)
-    async with open_engine(make_host(settings), settings, allow_roots=[root]) as engine:
+    async with open_engine(make_host(settings), settings, allow_roots=allowed and [root / allowed]) as engine:
         last = (await heard(engine, job.id))[-1]
     if protected:
         assert isinstance(last, Failed)

@@ -332,6 +332,7 @@ async def test_results_are_only_for_tokens_that_may_fetch_them(tmp_path):
     [
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec_Fetch_Site": "cross-site"}, 403),
         ({"Origin": "OWN"}, 303),
         ({}, 303),

@@ -234,6 +234,12 @@ async def test_a_name_that_leaves_its_folder_is_refused(ada, name):
     assert refused(answer, 422, "input/invalid-parameter")
 
 
+@pytest.mark.parametrize("size", [0, -1, 1 << 53, 1e30])
+async def test_a_size_that_no_file_has_is_refused(ada, size):
+    answer = await ada.post("/v1/uploads/init", json={"filename": "a.mrc", "size": size, "fingerprint": "f"})
+    assert refused(answer, 422, "input/invalid-parameter")
+
+
 @pytest.mark.parametrize(("serving", "code"), [({"quota_bytes": 10}, "quota"), ({"reserve_bytes": 1 << 60}, "full")])
 async def test_where_there_is_no_room_the_status_is_507(tmp_path, serving, code):
     async with opened(tmp_path, **serving) as server, client(server) as ada:
