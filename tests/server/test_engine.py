@@ -1,8 +1,12 @@
 """The engine with real worker processes that run a short script in the place of a model."""
 
+import threading
+from functools import partial
+
 import engines
 import pytest
 import trio
+import trio.testing
 from engines import OWNER, heard, scripted_engine, steps
 
 from cryomamba_core.durable import sha256_of
@@ -22,6 +26,7 @@ from cryomamba_core.events import Completed, Failed, PreviewReady, Progress, Sta
 from cryomamba_core.hookspecs import hookimpl
 from cryomamba_core.job_directory import JobDirectory
 from cryomamba_core.jobs import JobConfig, JobState, Source
+from cryomamba_server.engine import engine as engine_module
 
 WITH_PREVIEW = """
 import numpy as np
@@ -353,6 +358,29 @@ async def test_an_error_in_the_block_is_raised_as_it_is(settings):
     with pytest.raises(UnknownJob):
         async with scripted_engine(settings) as engine:
             await engine.job("none", owner=None)
+
+
+async def test_a_retry_waits_until_what_a_canceled_job_left_is_removed(settings, tomogram, monkeypatch):
+    clearing, cleared, clear = trio.Event(), threading.Event(), engine_module.clear
+    token = trio.lowlevel.current_trio_token()
+
+    def clear_slowly(directory):
+        trio.from_thread.run_sync(clearing.set, trio_token=token)
+        cleared.wait(60)
+        clear(directory)
+
+    monkeypatch.setattr(engine_module, "clear", clear_slowly)
+    async with scripted_engine(settings, slots=()) as engine:
+        job = await engine.submit(steps(tomogram), owner=OWNER)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(engine.cancel, job.id, owner=OWNER))
+            await clearing.wait()
+            nursery.start_soon(partial(engine.retry, job.id, owner=OWNER))
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await engine.job(job.id, owner=OWNER)).state is JobState.CANCELED
+            cleared.set()
+        assert (await engine.job(job.id, owner=OWNER)).state is JobState.QUEUED
+        assert await engine.ledger.call(engine.ledger.store.uncleared) == []
 
 
 async def test_results_that_find_no_room_in_the_storage_are_kept_for_a_retry(settings, tomogram, monkeypatch):

@@ -196,3 +196,12 @@ def test_a_job_for_which_no_worker_could_be_started_keeps_its_place_and_its_atte
     store.claim("cpu")
     store.request_cancel(first.id)
     assert store.put_back(first.id, 5, "for now").state is JobState.CANCELED
+
+
+def test_what_a_canceled_job_left_is_noted_until_it_is_removed_or_gone_on_from(store):
+    for end in (store.cleared, store.retry):
+        job = add(store)
+        store.request_cancel(job.id)
+        assert store.uncleared() == [job.id]
+        end(job.id)
+        assert store.uncleared() == []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -160,6 +161,7 @@ class Engine:
         self.following = Following(self.ledger, self._preview)
         self._in_flight: set[tuple[str, str]] = set()
         self._looking = trio.CapacityLimiter(MOST_LOOKING)
+        self._cleared: Counter[str] = Counter()
         self.scheduler = Scheduler(
             ledger=self.ledger,
             data_dir=settings.data_dir,
@@ -287,12 +289,14 @@ class Engine:
 
         If it is cancelled itself, the order stands.
         """
-        record, canceled = await self.ledger.call(self._store.request_cancel, job_id, owner=owner)
         directory = self._directory(job_id)
-        if canceled:
-            self.ledger.changed(record)
-            await insist(clear, directory, what=f"what job {job_id} left cannot be removed yet")
-        elif not record.state.ended:
+        with self._clearing(job_id):
+            record, canceled = await self.ledger.call(self._store.request_cancel, job_id, owner=owner)
+            if canceled:
+                self.ledger.changed(record)
+                await insist(clear, directory, what=f"what job {job_id} left cannot be removed yet")
+                await self.ledger.call(self._store.cleared, job_id)
+        if not canceled and not record.state.ended:
             await insist(order_cancel, directory, what=f"job {job_id} cannot be told to stop")
         while not record.state.ended:
             changed = self.ledger.wakeups.listen(job_id)
@@ -301,8 +305,20 @@ class Engine:
                 await wait_briefly(changed, END_INTERVAL)
         return record
 
+    @contextmanager
+    def _clearing(self, job_id: str) -> Iterator[None]:
+        """Hold back a retry of a job, of which something may be removed."""
+        self._cleared[job_id] += 1
+        try:
+            yield
+        finally:
+            self._cleared[job_id] -= 1
+            self._cleared += Counter()  # forgets those that are at 0
+
     async def retry(self, job_id: str, *, owner: str | None) -> JobRecord:
         """Queue a failed or canceled job again; raises `IllegalTransition` for any other, or `TooManyJobs`."""
+        while self._cleared[job_id]:  # else what a new worker makes would be removed, too
+            await trio.sleep(END_INTERVAL)
         record = await self.ledger.call(self._store.retry, job_id, owner=owner)
         self.ledger.changed(record)
         return await self._expected(record)

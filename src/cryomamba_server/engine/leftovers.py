@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -34,26 +35,32 @@ def clear(directory: JobDirectory, *, preview: bool = True) -> None:
     """
     directory.clear_labels()
     directory.clear_artifacts()
-    for partial in (*directory.path.glob("*.partial"), *directory.path.glob(".*.partial")):
-        partial.unlink(missing_ok=True)
+    for unfinished in (*directory.path.glob("*.partial"), *directory.path.glob(".*.partial")):
+        unfinished.unlink(missing_ok=True)
     if preview:
         (directory.path / "preview.bin").unlink(missing_ok=True)
 
 
-def _clear_completed(directory: JobDirectory) -> None:
-    clear(directory, preview=False)
+async def clear_ended(ledger: Ledger, directory: JobDirectory, job_id: str, *, preview: bool = False) -> None:
+    """Remove what the worker of a job needed that has ended. What cannot be removed now is when the next engine begins.
 
-
-async def clear_completed(ledger: Ledger, directory: JobDirectory, job_id: str) -> None:
-    """Remove what a completed job's worker needed. What cannot be removed now is when the next engine begins."""
+    Parameters
+    ----------
+    ledger
+        Where it is noted that there is something.
+    directory, job_id
+        Of the job.
+    preview
+        Whether the preview goes too.
+    """
     try:
-        await trio.to_thread.run_sync(_clear_completed, directory)
+        await trio.to_thread.run_sync(partial(clear, directory, preview=preview))
         await ledger.call(ledger.store.cleared, job_id)
     except (StorageError, OSError) as error:
         log.warning("what the worker of job %s needed cannot be removed yet: %s", job_id, error)
 
 
 async def clear_left(ledger: Ledger, jobs_dir: Path) -> None:
-    """Remove what the workers of completed jobs needed, where an engine was killed before it did."""
+    """Remove what the workers of ended jobs needed, where an engine was killed before it did."""
     for job_id in await ledger.persist(ledger.store.uncleared):
-        await clear_completed(ledger, JobDirectory(jobs_dir / job_id), job_id)
+        await clear_ended(ledger, JobDirectory(jobs_dir / job_id), job_id)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -62,6 +62,7 @@ class Scheduler:
         self._slots = tuple(slots)
         self._supervise = supervise
         self._busy: Counter[str] = Counter()
+        self._attempts: dict[str, trio.Lock] = {}
         self.leads = False
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -129,13 +130,26 @@ class Scheduler:
     async def _run(self, work: Work) -> None:
         JOB_ID.set(work.id)
         with self._slots_of(work):
-            if not await self._supervise(work).run():
+            async with self._alone(work.id):
+                started = await self._supervise(work).run()
+            if not started:
                 await trio.sleep(REST_SECONDS)
+
+    @asynccontextmanager
+    async def _alone(self, job_id: str) -> AsyncIterator[None]:
+        """Wait until an earlier attempt at the job has removed what is of no more use."""
+        lock = self._attempts.setdefault(job_id, trio.Lock())
+        async with lock:
+            yield
+        if not lock.locked():
+            self._attempts.pop(job_id, None)
 
     async def _recover(self, work: Work, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         JOB_ID.set(work.id)
         with self._slots_of(work):
-            if not await self._supervise(work).recover(task_status):
+            async with self._alone(work.id):
+                started = await self._supervise(work).recover(task_status)
+            if not started:
                 await trio.sleep(REST_SECONDS)
 
     @contextmanager

@@ -170,6 +170,7 @@ class JobStore:
             if not state.ended:
                 raise IllegalTransition(f"a job that is {state} cannot be retried", hint="wait for its end")
             self._require_place(connection, row["owner"])
+            removals.forget(connection, Removal.WORK, job_id)
             order = connection.scalar(sa.select(sa.func.max(jobs.c.queue_order)))
             row = self._move(
                 connection,
@@ -296,7 +297,7 @@ class JobStore:
             return self._record(connection, row)
 
     def uncleared(self) -> list[str]:
-        """Completed jobs of which there is still something that only a worker needed."""
+        """Completed and canceled jobs of which there may still be something that only a worker needed."""
         with self._reading() as connection:
             return removals.noted(connection, Removal.WORK)
 
@@ -439,6 +440,7 @@ class JobStore:
         at = records.now()
         canceled = StateChanged(seq=0, at=at, state=JobState.CANCELED, attempt=row["attempt"])
         row = self._move(connection, row, JobState.CANCELED, canceled, finished_at=at.isoformat(), **_NO_WORKER)
+        removals.note(connection, Removal.WORK, [row["id"]])
         return self._record(connection, row)
 
     def _move(

@@ -33,7 +33,7 @@ from cryomamba_core.plugins import Registry
 from cryomamba_core.settings import Settings
 from cryomamba_server.engine.allowed_paths import AllowedPaths, any_path
 from cryomamba_server.engine.ledger import Ledger
-from cryomamba_server.engine.leftovers import clear, clear_completed, order_cancel
+from cryomamba_server.engine.leftovers import clear, clear_ended, order_cancel
 from cryomamba_server.engine.looking import Look, Patience, last_words, look_into
 from cryomamba_server.engine.publishing import manifest_versions, publish, whole_results
 from cryomamba_server.engine.records import Work
@@ -361,9 +361,10 @@ class Supervision:
         if record is None:
             return
         self._ledger.changed(record)
-        if record.state is JobState.COMPLETED:  # not before: whoever comes after a crash publishes again
+        if record.state in (JobState.COMPLETED, JobState.CANCELED):
+            # not before: whoever comes after a crash publishes again
             with trio.CancelScope(shield=True):
-                await clear_completed(self._ledger, self._directory, job_id)
+                await clear_ended(self._ledger, self._directory, job_id, preview=record.state is JobState.CANCELED)
 
     async def _complete(self, end: Completed) -> JobRecord | None:
         """Publish the results; where there is no room for them, they stay for a retry, which does nothing else."""
@@ -398,12 +399,9 @@ class Supervision:
             f"worker {attempt - before} of {most} was lost: {how}{quoted}",
             hint=f"see {self._directory.log_path}, then retry with: cryomamba jobs retry {self._work.id}",
         )
-        record = await self._ledger.persist(
+        return await self._ledger.persist(
             self._ledger.store.lose, self._work.id, attempt, ErrorInfo.of(error), max_attempts=most
         )
-        if record is not None and record.state is JobState.CANCELED:
-            await self._tidy(clear)
-        return record
 
     def _is_full(self) -> bool:
         return shutil.disk_usage(self._directory.path).free < FULL_BYTES
