@@ -7,11 +7,14 @@ from attrs import evolve
 
 from cryomamba_core.errors import ErrorInfo, IllegalTransition, TooManyJobs, UnknownJob
 from cryomamba_core.events import PreviewReady, Progress
+from cryomamba_core.files import FileRecord
 from cryomamba_core.geometry import VoxelGrid
 from cryomamba_core.interfaces import WorkerHandle
 from cryomamba_core.jobs import TRANSITIONS, JobConfig, JobProgress, JobRecord, JobState, Source
+from cryomamba_server.engine import removals
 from cryomamba_server.engine.database import Database
 from cryomamba_server.engine.records import now
+from cryomamba_server.engine.removals import Removal
 from cryomamba_server.engine.store import JobStore, News
 
 GRID = VoxelGrid(shape=(2, 3, 4), voxel_size=(10, 10, 10))
@@ -205,3 +208,12 @@ def test_what_a_canceled_job_left_is_noted_until_it_is_removed_or_gone_on_from(s
         assert store.uncleared() == [job.id]
         end(job.id)
         assert store.uncleared() == []
+
+
+def test_a_second_copy_of_the_same_content_is_to_be_removed(store):
+    record = FileRecord(id="a" * 64, name="a.mrc", size=3, sha256="a" * 64, created_at=now())
+    for key in ("raw/sent.mrc", "raw/sent.mrc", "raw/copied.mrc"):
+        store.add_file(record, key, owner="ada")
+    assert store.file(record.id).key == "raw/sent.mrc"
+    with store._reading() as connection:
+        assert removals.noted(connection, Removal.CONTENT) == ["raw/copied.mrc"]

@@ -367,15 +367,17 @@ class JobStore:
         return records.stored_file(row)
 
     def add_file(self, record: FileRecord, key: str, *, owner: str) -> FileRecord:
-        """Note a file that the storage has; the same content of the same owner stays as it was noted first.
+        """Note a file that the storage has; the same content of the same owner stays where it was noted first.
 
-        It counts as used now.
+        It counts as used now, and the copy is removed unless somebody else has it.
         """
         with self._writing() as connection:
             same = sa.and_(files.c.id == record.id, files.c.owner == owner)
             row = connection.execute(sa.select(files).where(same)).mappings().first()
             if row is not None:
                 connection.execute(files.update().where(same).values(last_used_at=records.now().isoformat()))
+                if row["key"] != key:
+                    removals.note(connection, Removal.CONTENT, [key])
                 return records.stored_file(row).record
             values = {
                 "id": record.id,
