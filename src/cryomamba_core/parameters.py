@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import types
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -103,7 +104,7 @@ def parse_assignments(params_type: type[Any], assignments: Iterable[str]) -> dic
         raise InvalidParameter(
             " ".join(str(error.args[0] if error.args else error).split()), hint=_hint(known.values())
         ) from error
-    return {name: json.loads(dump_json(value)) for name, value in values.items()}
+    return {name: _for_the_wire(name, value) for name, value in values.items()}
 
 
 def parse_untyped(assignments: Iterable[str]) -> dict[str, Any]:
@@ -148,6 +149,16 @@ def _split(assignment: str, seen: Mapping[str, Any]) -> tuple[str, str]:
     if name in seen:
         raise InvalidParameter(f"parameter {name} is given twice", hint="give it once")
     return name, text
+
+
+def _for_the_wire(name: str, value: Any) -> Any:
+    try:
+        return json.loads(dump_json(value))
+    except ValueError as error:
+        raise InvalidParameter(
+            f"parameter {name} cannot be {format_value(value)!r}: a job keeps finite numbers only",
+            hint="give a finite number",
+        ) from error
 
 
 def _unknown(name: str, known: Mapping[str, Parameter]) -> InvalidParameter:
@@ -235,18 +246,22 @@ def _unwrapped(text: str) -> str:
 
 
 def _guess(text: str) -> Any:
+    """The value of a type that is not known; words for what is no finite number stay text, since JSON has none."""
     if "," in text:
         return [_guess(part.strip()) for part in text.split(",") if part.strip()]
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if text.lower() == "none":
         return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The judge is scipy on the whole volume at once."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,6 +61,22 @@ def test_pieces_of_noise_are_counted_as_scipy_counts_them_on_the_whole_volume(de
         assert counter.count == ndimage.label(mask, np.ones((3, 3, 3)))[1]
 
 
+@pytest.mark.parametrize("part", [5, 1 << 18])
+def test_pieces_in_windows_at_every_edge_of_a_section_are_counted_as_scipy_counts_them(part, monkeypatch):
+    monkeypatch.setattr(components, "_PART", part)
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        mask = random.random((9, *random.integers(1, 8, 2))) < 0.3
+        counter = ComponentCounter(mask.shape[1:])
+        for slab in mask.reshape(-1, 1, *mask.shape[1:]):
+            if not slab.any():
+                counter.skip()
+                continue
+            _, y, x = ndimage.find_objects(slab.astype(np.uint8))[0]
+            counter.add(slab[:, y, x], (y.start, x.start))
+        assert counter.count == ndimage.label(mask, np.ones((3, 3, 3)))[1]
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_nothing_is_the_largest_of_nothing_and_all_of_all(depth):
     for filled in (False, True):
@@ -114,6 +131,22 @@ def test_sizes_beyond_what_the_slab_has_voxels_are_added_up_right():
     kept = largest_by_slab(mask, 1)
     assert kept[:150].all()
     assert not kept[150:].any()
+
+
+@pytest.mark.parametrize("size", [1, 16], ids=["noise", "squares"])
+def test_many_labels_together_keep_no_more_than_a_run_for_each_voxel_of_a_section(size):
+    numbers = np.random.default_rng(1).integers(1, 101, (4, 512 // size, 512 // size), np.uint8)
+    labels = numbers.repeat(size, axis=1).repeat(size, axis=2)
+    number_pieces(labels == 1)  # and everything is imported
+    tracemalloc.start()
+    counters = {value: ComponentCounter(labels.shape[1:]) for value in range(1, 101)}
+    for value, counter in counters.items():
+        counter.add(labels == value, (0, 0))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # A run takes 12 bytes and has a voxel or more, and each label 2 kB for objects; a section of 4-byte numbers for
+    # each label would be 106 MB.
+    assert kept < 12 * labels[0].size + 2048 * len(counters)
 
 
 def test_a_table_is_looked_up_as_numpy_does():

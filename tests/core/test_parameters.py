@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from typing import Literal
 
@@ -10,7 +11,7 @@ from attrs import field, frozen, validators
 
 from cryomamba_core.errors import InvalidParameter
 from cryomamba_core.parameters import describe_parameters, format_value, parse_assignments, parse_untyped
-from cryomamba_core.wire import from_plain
+from cryomamba_core.wire import dump_json, from_plain
 
 
 class Shape(Enum):
@@ -28,6 +29,7 @@ class Params:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     name: str = "x"
     shape: Shape = Shape.ROUND
+    limit: float = 0.0
     only: tuple[str, ...] = field(default=(), metadata={"labels": True})
 
 
@@ -114,6 +116,21 @@ def test_a_parameter_that_is_given_twice_is_refused():
 def test_parameters_of_an_unknown_runner_are_guessed():
     given = ["a=1", "b=2.5", "c=true", "d=none", "e=word", "f=0,1"]
     assert parse_untyped(given) == {"a": 1, "b": 2.5, "c": True, "d": None, "e": "word", "f": [0, 1]}
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "Infinity", "1e999"])
+def test_what_is_no_finite_number_stays_text_where_the_type_is_unknown(word):
+    parsed = parse_untyped([f"a={word}", f"b=1.5,{word}"])
+    assert parsed == {"a": word, "b": [1.5, word]}
+    assert json.loads(dump_json(parsed)) == parsed
+
+
+@pytest.mark.parametrize("assignment", ["limit=inf", "limit=nan", "limit=-Infinity", "limit=1e999", "spacing=1,nan,1"])
+def test_what_is_no_finite_number_is_refused_where_a_number_is_asked_for(assignment):
+    name = assignment.partition("=")[0]
+    with pytest.raises(InvalidParameter, match=f"parameter {name} cannot be .*finite") as caught:
+        parse_assignments(Params, [assignment])
+    assert caught.value.hint
 
 
 def test_a_value_is_written_as_it_would_be_typed():

@@ -1,5 +1,6 @@
 """The judge is tifffile, as any program that reads ImageJ's stacks would."""
 
+import cryomamba_tiff
 import numpy as np
 import pytest
 import tifffile
@@ -44,6 +45,20 @@ def test_tifffile_reads_the_labels_back_at_their_scale(tmp_path, dtype):
         assert tiff.imagej_metadata["unit"] == "nm"
         dots, nanometres = tiff.pages[0].tags["XResolution"].value
         assert dots / nanometres == pytest.approx(2.0)
+
+
+def test_a_mask_that_is_too_large_for_imagej_has_its_scale_in_the_tags_of_tiff(tmp_path, monkeypatch):
+    labels = np.arange(210, dtype=np.uint8).reshape(GRID.shape)
+    monkeypatch.setattr(cryomamba_tiff, "IMAGEJ_LIMIT", 1)
+    notes = TiffExporter().write(labels, GRID, INFO, tmp_path / "mask.tif")
+    assert notes == ("BigTIFF keeps voxels per cm along x and y, the distance of sections in nm, and no origin",)
+    with tifffile.TiffFile(tmp_path / "mask.tif") as tiff:
+        assert tiff.is_bigtiff
+        assert np.array_equal(tiff.asarray(), labels)
+        page = tiff.pages[0]
+        assert page.resolutionunit == tifffile.RESUNIT.CENTIMETER
+        assert page.resolution == pytest.approx((2e7, 1e7))  # a cm has 1e8 Å
+        assert (tiff.shaped_metadata[0]["spacing"], tiff.shaped_metadata[0]["unit"]) == (2.0, "nm")
 
 
 def test_cryomamba_finds_the_installed_plugin():

@@ -11,7 +11,9 @@ import stat
 import tempfile
 import zlib
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
+
+import numpy as np
 
 from cryomamba_core.errors import CorruptFile, HostileFile, MissingFile, StorageFull, TruncatedFile
 from cryomamba_core.volumes import HeaderWarning
@@ -26,7 +28,7 @@ CHUNK = 1 << 20
 #: No deflate stream holds more than this many bytes for each of its own (zlib, "Technical Details").
 DEFLATE_LIMIT = 1032
 
-#: Grey values never shrink so far; beyond `HOSTILE_BYTES` such a file is taken for a bomb.
+#: Grey values never shrink so far, only masks do; beyond `HOSTILE_BYTES` such a file is taken for a bomb.
 HOSTILE_RATIO = 100
 HOSTILE_BYTES = 256 << 20
 
@@ -184,22 +186,34 @@ def unpack_start(first_bytes: bytes, length: int) -> bytes:
         return b""
 
 
-def check_claim(claimed: int, packed: int, compression: Compression) -> None:
+def check_claim(claimed: int, packed: int, compression: Compression, dtype: np.dtype[Any]) -> None:
     """Refuse a header that claims `claimed` bytes in `packed` compressed ones, where that cannot be right.
+
+    Whole numbers of one or two bytes may be a mask, of which deflate leaves next to nothing.
+
+    Parameters
+    ----------
+    claimed, packed
+        Bytes.
+    compression
+        Their kind.
+    dtype
+        Of the voxels.
 
     Raises
     ------
     TruncatedFile
         If no compressed file of that size holds so much.
     HostileFile
-        If it could, but no image shrinks so far.
+        If it could, but no image of the kind shrinks so far.
     """
     if compression == "gzip" and claimed > DEFLATE_LIMIT * packed:
         raise TruncatedFile(
             f"the header claims {claimed} bytes, which {packed} compressed bytes cannot hold",
             hint="copy the file again from where it was written",
         )
-    if claimed > HOSTILE_BYTES and claimed > HOSTILE_RATIO * packed:
+    may_be_mask = compression == "gzip" and dtype.kind in "iu" and dtype.itemsize <= 2
+    if not may_be_mask and claimed > HOSTILE_BYTES and claimed > HOSTILE_RATIO * packed:
         raise HostileFile(
             f"{packed} compressed bytes would unpack to {claimed}, as a decompression bomb does",
             hint="no image shrinks so far; if you trust the file, decompress it yourself and give the result",

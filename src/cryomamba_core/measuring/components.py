@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 from numpy.typing import NDArray
 
 #: Voxels that share a face, an edge or a corner are neighbours.
@@ -144,57 +145,76 @@ class LargestPieces:
         return largest
 
 
+@frozen(kw_only=True)
+class _Runs:
+    """Where the pieces are in a section: voxels next to each other along x, which are always of one piece.
+
+    Attributes
+    ----------
+    starts, stops
+        Places in a section with a border of one voxel, ascending; the stops are exclusive.
+    pieces
+        The piece that each run belongs to, counted from 1 over all slabs.
+    """
+
+    starts: NDArray[Any]
+    stops: NDArray[Any]
+    pieces: NDArray[np.int32]
+
+
 class _Ties:
     """Which pieces of neighbouring slabs are one.
 
     Pieces are numbered within a slab, and numbers that touch across the border of two slabs are tied;
-    what is kept between slabs is one section of numbers and the ties.
+    what is kept between slabs is the runs of one section, 12 bytes each, and the ties. All labels of a
+    volume together have no more runs than a section has voxels.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self._last = np.zeros((shape[0] + 2, shape[1] + 2), np.int32)  # with a border, so that all have neighbours
-        self._last_empty = True
+        self._width = shape[1] + 2  # with a border, so that all have neighbours
+        self._place = np.dtype(np.int32 if (shape[0] + 2) * self._width < 1 << 31 else np.int64)
+        self._last: _Runs | None = None
         self._ties: list[NDArray[np.int64]] = []
         self.pieces = 0
 
     def add(self, numbers: NDArray[np.int32], found: int, corner: tuple[int, int]) -> None:
         """Take in the numbers of the next slab, in a window whose first voxel is at `corner` (y, x)."""
-        if not self._last_empty:
-            for places, pieces in self._in_section(numbers[0], corner):
-                self._tie(places, pieces)
-        self.skip()
-        for places, pieces in self._in_section(numbers[-1], corner):
-            self._last.reshape(-1)[places] = pieces
-            self._last_empty = False
+        if self._last is not None:
+            for runs in self._in_section(numbers[0], corner):
+                self._tie(self._last, runs)
+        self._last = _joined(self._in_section(numbers[-1], corner))
         self.pieces += found
 
     def skip(self) -> None:
         """Take in a slab without pieces."""
-        if not self._last_empty:
-            self._last[...] = 0
-            self._last_empty = True
+        self._last = None
 
-    def _in_section(
-        self, numbers: NDArray[np.int32], corner: tuple[int, int]
-    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int64]]]:
-        """Where in a bordered section the label is, and the piece that each voxel of it belongs to."""
-        flat = numbers.reshape(-1)
-        for part in _parts(flat.size):
-            found = np.flatnonzero(flat[part] != 0)
-            if found.size:
-                found += part.start
-                y, x = np.divmod(found, numbers.shape[1])
-                places = (y + (corner[0] + 1)) * self._last.shape[1] + (x + (corner[1] + 1))
-                yield places, flat.take(found) + np.int64(self.pieces)
+    def _in_section(self, numbers: NDArray[np.int32], corner: tuple[int, int]) -> Iterator[_Runs]:
+        """The runs of a section, some rows at a time."""
+        height, width = numbers.shape
+        rows = max(1, _PART // width)
+        for top in range(0, height, rows):
+            part = numbers[top : top + rows]
+            filled = np.zeros((len(part), width + 1), np.bool_)  # a column that ends each row's last run
+            np.not_equal(part, 0, out=filled[:, :width])
+            y, x = np.divmod(_changes(filled.reshape(-1)), width + 1)
+            places = ((y + (top + corner[0] + 1)) * self._width + (x + (corner[1] + 1))).astype(self._place)
+            if places.size:
+                pieces = part[y[::2], x[::2]] + np.int32(self.pieces)
+                yield _Runs(starts=places[::2], stops=places[1::2], pieces=pieces)
 
-    def _tie(self, places: NDArray[np.intp], above: NDArray[np.int64]) -> None:
-        last = self._last.reshape(-1)
+    def _tie(self, below: _Runs, above: _Runs) -> None:
         found = []
-        for dy, dx in itertools.product((-1, 0, 1), repeat=2):
-            below = last.take(places + (dy * self._last.shape[1] + dx))
-            touching = below > 0
-            if touching.any():
-                found.append(_distinct(below[touching].astype(np.int64) << _HALF | above[touching]))
+        for row in (-self._width, 0, self._width):
+            first = np.searchsorted(below.stops, above.starts + self._place.type(row - 1), "right")
+            beyond = np.searchsorted(below.starts, above.stops + self._place.type(row + 1), "left")
+            ends = np.cumsum(beyond - first)
+            for part in _parts(int(ends[-1])):
+                pairs = np.arange(part.start, part.stop)
+                upper = np.searchsorted(ends, pairs, "right")
+                lower = beyond.take(upper) - (ends.take(upper) - pairs)
+                tied = below.pieces.take(lower).astype(np.int64) << _HALF | above.pieces.take(upper)
+                found.append(_distinct(tied))
         if found:
             self._ties.append(_distinct(np.concatenate(found)))
 
@@ -223,6 +243,23 @@ class _Ties:
         graph = coo_array((np.ones(len(ties), np.int8), ends), shape=(len(tied), len(tied)))
         groups, group = connected_components(graph, directed=False)
         return tied, group, int(groups)
+
+
+def _joined(parts: Iterable[_Runs]) -> _Runs | None:
+    """All runs of a section, None if there are none."""
+    runs = list(parts)
+    if not runs:
+        return None
+    return _Runs(
+        starts=np.concatenate([part.starts for part in runs]),
+        stops=np.concatenate([part.stops for part in runs]),
+        pieces=np.concatenate([part.pieces for part in runs]),
+    )
+
+
+def _changes(filled: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Where runs of `filled` start and, by turns, stop; its last element is empty."""
+    return np.flatnonzero(np.diff(filled, prepend=False))
 
 
 def _sizes(numbers: NDArray[np.int32], found: int) -> NDArray[np.int64]:

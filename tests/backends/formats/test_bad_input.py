@@ -132,7 +132,7 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
     ),
     "nii.gz bomb of channels": (
         "a.nii.gz",
-        gzip.compress(nifti_bytes((1000, 1000, 10, 30), np.uint8), compresslevel=9),
+        gzip.compress(nifti_bytes((1000, 1000, 10, 8), np.float32), compresslevel=9),
         "input/hostile-file",
         "decompression bomb",
     ),
@@ -144,7 +144,13 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
     "nii with data beyond reason": ("a.nii", nifti_bytes(vox_offset=1e9), "input/corrupt-file", "byte 1e+09"),
     "nii in two files": ("a.hdr.nii", nifti_bytes(magic=b"ni1"), "input/unsupported-file", "second file"),
     "analyze": ("a.nii", nifti_bytes(magic=b""), "input/unsupported-file", "ANALYZE"),
-    "nii scaled by infinity": ("a.nii", nifti_bytes(scl_slope=np.inf), "input/corrupt-file", "scales"),
+    "nii moved by infinity": (
+        "a.nii",
+        nifti_bytes(scl_slope=2, scl_inter=np.inf),
+        "input/corrupt-file",
+        "scales the voxels by 2 and inf",
+    ),
+    "nii moved by no number": ("a.nii", nifti_bytes(scl_slope=1, scl_inter=np.nan), "input/corrupt-file", "1 and nan"),
     "nii that claims 8 TB": (
         "a.nii",
         nifti_bytes((20000,) * 3, data=b""),
@@ -159,7 +165,7 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
     ),
     "nii.gz bomb with an honest header": (
         "a.nii.gz",
-        gzip.compress(nifti_bytes((1000, 1000, 300), np.uint8), compresslevel=9),
+        gzip.compress(nifti_bytes((1000, 1000, 75), np.int32), compresslevel=9),
         "input/hostile-file",
         "decompression bomb",
     ),
@@ -231,6 +237,24 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
         "'3-vector'",
     ),
     "nrrd that says things twice": ("a.nrrd", nrrd_bytes(more="type: int8"), "input/corrupt-file", "'type' twice"),
+    "nrrd that says twice where its voxels start": (
+        "a.nrrd",
+        nrrd_bytes(bytes(7 + 24), more="byte skip: 7\nbyteskip: 7"),
+        "input/corrupt-file",
+        "'byte skip' twice",
+    ),
+    "nrrd that says twice that its voxels end the file": (
+        "a.nrrd",
+        nrrd_bytes(bytes(7 + 24), more="byteskip: -1\nbyte skip: -1"),
+        "input/corrupt-file",
+        "'byte skip' twice",
+    ),
+    "nrrd that says twice where it starts": (
+        "a.nrrd",
+        nrrd_bytes(more="axis mins: 1 2 3\naxismins: 1 2 3"),
+        "input/corrupt-file",
+        "'axis mins' twice",
+    ),
     "nrrd without byte order": (
         "a.nrrd",
         nrrd_bytes(bytes(48), type_="int16").replace(b"endian: little\n", b""),
@@ -239,7 +263,7 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
     ),
     "nrrd bomb": (
         "a.nrrd",
-        nrrd_bytes(gzip.compress(bytes(300 << 20), 9), sizes="1024 1024 300", encoding="gzip"),
+        nrrd_bytes(gzip.compress(bytes(300 << 20), 9), type_="float", sizes="1024 1024 75", encoding="gzip"),
         "input/hostile-file",
         "decompression bomb",
     ),

@@ -1,6 +1,7 @@
 """What MRC files look like in the wild, and what is said of it."""
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cryomamba_core.artifacts import RunInfo
 from cryomamba_core.errors import CryoMambaError, PluginFault
 from cryomamba_core.plugins import PluginHost
 from cryomamba_core.volumes import Volume
+from cryomamba_core.wire import dump_json
 
 Write = Callable[..., Path]
 Open = Callable[..., Volume]
@@ -53,6 +55,19 @@ def test_a_voxel_size_of_zero_is_replaced_by_the_given_one(write_mrc: Write, ope
     volume = open_volume(path, voxel_size=(10, 11, 12))
     assert volume.grid.voxel_size == (10, 11, 12)
     assert volume.grid.origin == (0, 0, 24)
+
+
+@pytest.mark.parametrize("length", [np.nan, np.inf, -np.inf])
+def test_a_cell_of_no_length_is_replaced_by_the_given_voxel_size(
+    length: float, host: PluginHost, write_mrc: Write, open_volume: Open, run_of: Callable[..., RunInfo], tmp_path: Path
+) -> None:
+    path = write_mrc(cella=(length, 70, length))
+    volume = open_volume(path, voxel_size=(10, 11, 12))
+    run = run_of(path, volume)
+    assert json.loads(dump_json(run))["source"]["metadata"]["mrc"]["cell"] == [0, 70, 0]
+    out = tmp_path / "mask.mrc"
+    host.exporters.get("mrc").write(np.ones(volume.grid.shape, np.uint8), volume.grid, run, out)
+    assert mrcfile.open(out).voxel_size.tolist() == (12, 11, 10)
 
 
 @pytest.mark.parametrize("size", [(0, 1, 1), (-1, 1, 1), (float("nan"), 1, 1), (float("inf"), 1, 1)])

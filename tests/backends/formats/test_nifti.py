@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cryomamba_backends.formats import sources
 from cryomamba_backends.formats.nifti.reader import NiftiReader
 from cryomamba_core.artifacts import RunInfo
 from cryomamba_core.errors import CryoMambaError
@@ -99,6 +100,20 @@ def test_scaled_voxels_are_what_nibabel_makes_of_them(
     volume = open_volume(path)
     assert volume.dtype == expected
     np.testing.assert_allclose(volume.read(volume.grid.whole), nibabel.load(path).get_fdata().T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("slope", [np.nan, np.inf, -np.inf, 0])
+@pytest.mark.parametrize("intercept", [0, 3, np.nan, np.inf])
+def test_a_slope_that_is_no_number_scales_nothing_as_nibabel_has_it(
+    intercept: float, slope: float, open_volume: Open, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([slope, intercept], np.float32).tobytes()
+    path.write_bytes(content)
+    volume = open_volume(path)
+    assert volume.dtype == VOXELS.dtype
+    np.testing.assert_array_equal(volume.read(volume.grid.whole), nibabel.load(path).get_fdata().T)
 
 
 def test_trailing_dimensions_of_one_are_a_volume(open_volume: Open, tmp_path: Path) -> None:
@@ -204,6 +219,24 @@ def test_our_own_mask_is_read_back(
         assert volume.grid == grid
         np.testing.assert_array_equal(volume.read(grid.whole), labels)
         assert volume.warnings == ()
+
+
+@pytest.mark.parametrize("value", [2, 300])
+@pytest.mark.parametrize("name", ["nifti", "nrrd"])
+def test_our_own_mask_that_is_nearly_all_background_is_read_back(
+    name: str, value: int, host: PluginHost, open_volume: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "HOSTILE_BYTES", 1 << 20)
+    grid = VoxelGrid(shape=(32, 256, 256), voxel_size=(10, 10, 10))
+    labels = np.zeros(grid.shape, np.uint8 if value < 256 else np.uint16)
+    labels[16, 100:110, 100:110] = value
+    exporter = host.exporters.get(name)
+    path = tmp_path / exporter.artifact
+    exporter.write(labels, grid, example_run(names={value: "gold"}, grid=grid), path)
+    assert path.stat().st_size * sources.HOSTILE_RATIO < labels.nbytes
+    volume = open_volume(path)
+    assert volume.dtype == labels.dtype
+    np.testing.assert_array_equal(volume.read(grid.whole), labels)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

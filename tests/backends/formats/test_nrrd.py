@@ -80,6 +80,19 @@ def test_spacings_and_axis_minima_place_a_file_without_a_space(open_volume: Open
     assert volume.grid.origin == (9, 2, 6)
 
 
+@pytest.mark.parametrize("minima", ["", "axis mins: 1 2 3\n", "axismins: 1 2 3\n", "axis mins: nan 2 3\n"])
+@pytest.mark.parametrize(
+    "centers", ["", "centers: cell Cell cell\n", "centerings: cell node ???\n", "centers: node node node\n"]
+)
+def test_voxel_0_of_a_file_without_a_space_is_where_simpleitk_has_it(
+    centers: str, minima: str, open_volume: Open, tmp_path: Path
+) -> None:
+    head = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 3 2\nencoding: raw\nspacings: 10 11 12\n"
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(f"{head}{minima}{centers}\n".encode() + bytes(range(24)))
+    assert open_volume(path).grid.origin[::-1] == SimpleITK.ReadImage(str(path)).GetOrigin()
+
+
 def test_a_file_without_any_spacing_is_read_with_a_given_voxel_size(open_volume: Open, tmp_path: Path) -> None:
     nrrd.write(str(tmp_path / "a.nrrd"), VOXELS, {"encoding": "raw"})
     with pytest.raises(CryoMambaError) as caught:
@@ -115,11 +128,12 @@ def test_every_type_and_encoding_is_read(dtype: str, encoding: str, open_volume:
     np.testing.assert_array_equal(volume.read(volume.grid.whole), nrrd.read(str(path))[0].T)
 
 
+@pytest.mark.parametrize("field", ["byte skip", "byteskip"])
 @pytest.mark.parametrize("skip", [-1, 7])
-def test_bytes_before_the_voxels_are_skipped(skip: int, open_volume: Open, tmp_path: Path) -> None:
+def test_bytes_before_the_voxels_are_skipped(skip: int, field: str, open_volume: Open, tmp_path: Path) -> None:
     path = save(tmp_path / "a.nrrd", **directions(1e-7), space_units=["mm"] * 3)
     head, data = path.read_bytes().split(b"\n\n", 1)
-    path.write_bytes(head + f"\nbyte skip: {skip}\n\n".encode() + b"1234567" + data)
+    path.write_bytes(head + f"\n{field}: {skip}\n\n".encode() + b"1234567" + data)
     volume = open_volume(path)
     np.testing.assert_array_equal(volume.read(volume.grid.whole), nrrd.read(str(path))[0].T)
 

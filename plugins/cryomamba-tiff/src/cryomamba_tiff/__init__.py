@@ -16,8 +16,8 @@ from cryomamba_core.label_file import LabelArray
 
 cryomamba_api_version = 1
 
-#: Å in a nm.
-NANOMETRE = 10.0
+#: Å in a nm, and in a cm.
+NANOMETRE, CENTIMETRE = 10.0, 1e8
 
 #: Files below this size are written in ImageJ's own format, which ends at 4 GB; larger ones as BigTIFF.
 IMAGEJ_LIMIT = 4 * 10**9
@@ -35,18 +35,22 @@ class TiffExporter(Exporter):
         """Write the stack; see `Exporter.write`."""
         import tifffile
 
-        depth, height, width = (size / NANOMETRE for size in grid.voxel_size)
+        depth, height, width = grid.voxel_size
         imagej = grid.voxels * labels.dtype.itemsize < IMAGEJ_LIMIT
+        unit = NANOMETRE if imagej else CENTIMETRE
         with tifffile.TiffWriter(path, imagej=imagej, bigtiff=not imagej) as tiff:
             tiff.write(
                 _sections(labels),
                 shape=grid.shape,
                 dtype=labels.dtype.newbyteorder("="),
-                resolution=(1 / width, 1 / height),
+                resolution=(unit / width, unit / height),
+                resolutionunit="NONE" if imagej else "CENTIMETER",
                 photometric="minisblack",
-                metadata={"axes": "ZYX", "spacing": depth, "unit": "nm"},
+                metadata={"axes": "ZYX", "spacing": depth / NANOMETRE, "unit": "nm"},
             )
-        return ("TIFF keeps the voxel size in nm, and no origin",)
+        if imagej:
+            return ("TIFF keeps the voxel size in nm, and no origin",)
+        return ("BigTIFF keeps voxels per cm along x and y, the distance of sections in nm, and no origin",)
 
 
 def _sections(labels: LabelArray) -> Iterator[NDArray[Any]]:

@@ -137,7 +137,7 @@ class MrcHeader:
             "mode": self.mode,
             "nstart": list(self.nstart),
             "sampling": list(self.sampling),
-            "cell": list(self.cell),
+            "cell": [part if math.isfinite(part) else 0.0 for part in self.cell],
             "angles": list(self.angles),
             "axes": list(self.axes),
             "origin": list(self.origin),

@@ -175,7 +175,7 @@ def parse_header(first_bytes: bytes, size: int) -> NiftiHeader:
         warnings=check_channels(channels),
     )
     if compressed:
-        check_claim(header.data_end, size, "gzip")
+        check_claim(header.data_end, size, "gzip", dtype)
         return header
     return evolve(header, warnings=(*header.warnings, *check_size(header.data_end, size)))
 
@@ -241,9 +241,9 @@ def _data_offset(stated: float, least: int) -> int:
 
 
 def _scaling(slope: float, intercept: float) -> Scaling | None:
-    if slope == 0 or (slope, intercept) == (1, 0) or (math.isnan(slope) and math.isnan(intercept)):
+    if slope == 0 or not math.isfinite(slope) or (slope, intercept) == (1, 0):
         return None
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
+    if not math.isfinite(intercept):
         raise CorruptFile(f"the header scales the voxels by {slope:g} and {intercept:g}", hint=_WRITE_AGAIN)
     return Scaling(slope=slope, intercept=intercept)
 

@@ -71,11 +71,16 @@ _PER_AXIS = (
     "space directions",
     "spacings",
     "axis mins",
-    "axismins",
     "centers",
-    "centerings",
     "units",
 )
+#: Fields that have a second name, by it.
+_SECOND_NAMES = {
+    "axismins": "axis mins",
+    "byteskip": "byte skip",
+    "centerings": "centers",
+    "lineskip": "line skip",
+}
 #: Spaces whose x leads to the left, whose y leads to the posterior; signs (z, y, x) to right, anterior, superior.
 _MIRRORED = {
     "left-posterior-superior": (1, -1, -1),
@@ -195,7 +200,7 @@ def _with_data_found(header: NrrdHeader, skip: int, size: int) -> NrrdHeader:
     if header.compression is not None:
         if skip != 0:
             raise UnsupportedFile("compressed data that start with a byte skip are not read", hint="write it without")
-        check_claim(header.data_size, size - header.data_start, header.compression)
+        check_claim(header.data_size, size - header.data_start, header.compression, header.dtype)
         return header
     if skip == -1:
         check_size(header.data_start + header.data_size, size)
@@ -229,6 +234,7 @@ def _fields(text: str) -> dict[str, str]:
         if value.startswith("="):
             continue
         name = name.strip().lower()
+        name = _SECOND_NAMES.get(name, name)
         if name in fields:
             raise CorruptFile(f"the header gives {name[:40]!r} twice", hint=_WRITE_AGAIN)
         fields[name] = value.strip()
@@ -313,7 +319,7 @@ def _compression(fields: dict[str, str]) -> Compression | None:
     encoding = _needed(fields, "encoding").lower()
     if encoding not in _COMPRESSIONS:
         raise UnsupportedFile(f"the encoding {encoding[:40]!r} is not read", hint="write it as raw or gzip")
-    if int(fields.get("line skip", fields.get("lineskip", "0"))) != 0:
+    if int(fields.get("line skip", "0")) != 0:
         raise UnsupportedFile("data that start with a line skip are not read", hint="write it without")
     return _COMPRESSIONS[encoding]
 
@@ -331,16 +337,20 @@ def _matrix(fields: dict[str, str]) -> NDArray[np.float64]:
 
 
 def _offset(fields: dict[str, str]) -> NDArray[np.float64]:
+    """The position of voxel 0, as ITK has it: minima are edges of cells unless nodes are named; all count or none."""
     if "space origin" in fields:
         return np.array(_vector(fields["space origin"]))
-    minima = [float(part) for part in fields.get("axis mins", fields.get("axismins", "0 0 0")).split()]
+    if "axis mins" not in fields:
+        return np.zeros(3)
+    minima = [float(part) for part in fields["axis mins"].split()]
     if len(minima) != 3:
         raise CorruptFile("the header's axis minima are not three", hint=_WRITE_AGAIN)
-    cells = [kind.lower() == "cell" for kind in fields.get("centers", fields.get("centerings", "")).split()]
-    if "spacings" in fields and len(cells) == 3:
+    centers = fields.get("centers", "??? ??? ???").lower().split()
+    if "spacings" in fields and len(centers) == 3:
         spacings = [float(part) for part in fields["spacings"].split()]
-        minima = [low + size / 2 if cell else low for low, size, cell in zip(minima, spacings, cells, strict=True)]
-    return np.array([low if math.isfinite(low) else 0.0 for low in minima])
+        axes = zip(minima, spacings, centers, strict=True)
+        minima = [low if center == "node" else low + size / 2 for low, size, center in axes]
+    return np.array(minima) if all(math.isfinite(low) for low in minima) else np.zeros(3)
 
 
 def _vector(text: str) -> list[float]:
