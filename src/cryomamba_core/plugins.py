@@ -6,18 +6,17 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+import attrs
 import pluggy
-from attrs import frozen
 
 from cryomamba_core import hookspecs, interfaces
 from cryomamba_core.artifacts import require_plain_name
 from cryomamba_core.errors import InputError, InvalidParameter, MissingFile, PluginFault, UnknownFormat, UnknownPlugin
 from cryomamba_core.interfaces.readers import FIRST_BYTES
-from cryomamba_core.plugin_record import PluginRecord
+from cryomamba_core.plugin_record import InstalledPlugin, PluginRecord, installed_plugins
 from cryomamba_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class PluginHost:
             Name of a distribution; plugins of others are not even imported.
         """
         host = cls(settings)
-        for found in sorted(_installed(only), key=lambda found: (found.distribution != OURS, found.name)):
+        for found in sorted(installed_plugins(only), key=lambda found: (found.distribution != OURS, found.name)):
             host._load(found)
         return host
 
@@ -160,8 +159,14 @@ class PluginHost:
     def reader_of(self, path: Path, first_bytes: bytes) -> interfaces.VolumeReader:
         """The reader that takes a file of which the name and the first bytes are known; raises `UnknownFormat`."""
         for reader in self.readers:
-            if reader.can_read(path, first_bytes):
-                return reader
+            try:
+                if reader.can_read(path, first_bytes):
+                    return reader
+            except (Exception, SystemExit) as error:  # it may not raise; others' files stay readable
+                reason = _reason(error)
+                log.warning(
+                    "reader %s cannot say whether it takes %s: %s", reader.name, path.name, reason, exc_info=error
+                )
         suffixes = ", ".join(suffix for reader in self.readers for suffix in reader.suffixes)
         raise UnknownFormat(f"{path.name} is of no known format", hint=f"readers are installed for: {suffixes}")
 
@@ -213,7 +218,7 @@ class PluginHost:
             except (Exception, SystemExit):
                 log.exception("plugin %s failed on a change of job %s", implementation.plugin_name, record.id)
 
-    def _load(self, found: _Installed) -> None:
+    def _load(self, found: InstalledPlugin) -> None:
         try:
             plugin = found.load()
         except BaseException as error:  # an import may even call sys.exit
@@ -291,6 +296,7 @@ class PluginHost:
                     raise PluginFault(f"{hook} got a {type(entry).__name__} without a name")
                 if entry_name in registry or (registry.kind, entry_name) in offered:
                     raise PluginFault(f"a {registry.kind} called {entry_name!r} is already registered")
+                _require_declared(interface, entry, hook)
                 if isinstance(entry, interfaces.Exporter):
                     require_plain_name(entry.artifact)
                     if entry.artifact in artifacts:
@@ -313,52 +319,44 @@ class PluginHost:
         return entries
 
 
-@frozen(kw_only=True)
-class _Installed:
-    """An entry point, or what is known of one that cannot be read."""
-
-    name: str
-    distribution: str
-    version: str
-    load: Callable[[], object]
+def _require_declared(interface: type, entry: object, hook: str) -> None:
+    """Raise `PluginFault` unless the class attributes that an interface declares are what it says."""
+    for attribute, (wanted, fits) in _DECLARED.get(interface, {}).items():
+        if not fits(getattr(entry, attribute, None)):
+            raise PluginFault(f"{hook} got a {type(entry).__name__} whose {attribute} is no {wanted}")
 
 
-def _installed(only: str | None) -> Iterator[_Installed]:
-    """Entry points of every distribution; one whose metadata is damaged does not hide the others."""
-    seen: set[str] = set()
-    for distribution in metadata.distributions():
-        try:
-            text = distribution.read_text("entry_points.txt") or ""
-        except (OSError, ValueError):
-            continue
-        if f"[{hookspecs.PROJECT}]" not in text:
-            continue
-        name, version = _identity(distribution)
-        if name in seen or only not in (None, name):
-            continue
-        seen.add(name)
-        try:
-            entries = [(entry.name, entry.load) for entry in distribution.entry_points.select(group=hookspecs.PROJECT)]
-        except Exception as error:  # noqa: BLE001  # the standard library raises whatever the damage leads to
-            entries = [("?", _raising(PluginFault(f"its entry points cannot be read: {error}")))]
-        for entry_name, load in entries:
-            yield _Installed(name=entry_name, distribution=name, version=version, load=load)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
-def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
-    try:
-        name, version = distribution.metadata["Name"], distribution.metadata["Version"]
-    except Exception:  # noqa: BLE001  # as above
-        name, version = None, None
-    folder = Path(str(distribution.locate_file(getattr(distribution, "_path", "?"))))
-    return name or folder.name.partition("-")[0], version or "?"
+def _are_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_is_text, value))
 
 
-def _raising(error: Exception) -> Callable[[], object]:
-    def load() -> object:
-        raise error
+def _are_endings(value: object) -> bool:
+    return isinstance(value, tuple) and all(_is_text(ending) and ending.startswith(".") for ending in value)
 
-    return load
+
+#: Interface → class attribute → what it has to be, in words and as a check; `name` is looked at for all.
+_DECLARED: dict[type, dict[str, tuple[str, Callable[[object], bool]]]] = {
+    interfaces.VolumeReader: {
+        "suffixes": ("tuple of endings such as '.mrc'", lambda value: bool(value) and _are_endings(value)),
+    },
+    interfaces.ModelRunner: {
+        "params_type": ("attrs class", lambda value: isinstance(value, type) and attrs.has(value)),
+    },
+    interfaces.Exporter: {
+        "artifact": ("text", _is_text),
+        "suffix": ("text", _is_text),
+        "media_type": ("text", _is_text),
+        "channel_suffixes": ("tuple of endings such as '.mrc'", _are_endings),
+        "channel_types": ("tuple of texts", _are_texts),
+    },
+    interfaces.Transport: {
+        "schemes": ("tuple of texts", lambda value: bool(value) and _are_texts(value)),
+    },
+}
 
 
 def _whole_address(url: str) -> str:

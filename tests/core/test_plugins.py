@@ -194,6 +194,8 @@ BROKEN = {
         "cryomamba_register_runners got a str, which is no ModelRunner",
     ),
     "nameless": (RUNNER.format(name=""), "cryomamba_register_runners got a Runner without a name"),
+    "formless": (RUNNER.format(name="x").replace("params_type =", "x ="), "Runner whose params_type is no attrs class"),
+    "endless": (EXPORTER.format(name="x", artifact="x").replace("suffix =", "suffix:"), "whose suffix is no text"),
     "taken-artifact": (EXPORTER.format(name="special", artifact="mask.mrc"), "'mask.mrc' is already made"),
     "hidden-artifact": (EXPORTER.format(name="special", artifact="../mask.mrc"), "no plain file name"),
     "manifest": (EXPORTER.format(name="special", artifact="manifest.json"), "'manifest.json' is already made"),
@@ -394,6 +396,39 @@ def test_readers_are_chosen_by_content(host, tmp_path):
     assert ".xyz" in caught.value.hint
     with pytest.raises(MissingFile):
         host.reader_for(tmp_path / "none")
+
+
+@pytest.mark.parametrize("error", [ValueError("the header is odd"), SystemExit("the licence has ended")])
+def test_a_reader_that_raises_makes_no_other_format_unreadable(host, tmp_path, caplog, error):
+    class Raising(Reader):
+        name = "raising"
+
+        def can_read(self, path, first_bytes):
+            raise error
+
+    assert not host.register(offering("cryomamba_register_readers", Raising(), Reader()), name="xyz").error
+    (tmp_path / "a.xyz").write_bytes(b"XYZ...")
+    assert host.reader_for(tmp_path / "a.xyz").name == "xyz"
+    assert f"reader raising cannot say whether it takes a.xyz: {type(error).__name__}: {error}" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("kind", "attribute", "values"),
+    [
+        ("readers", "suffixes", [None, (), ".xyz", [".xyz"], ("xyz",), (1,)]),
+        ("exporters", "suffix", [None, "", 1]),
+        ("exporters", "media_type", [None, "", 1]),
+        ("exporters", "channel_suffixes", [None, ".x", ("x",)]),
+        ("transports", "schemes", [None, (), "a", ("a", 1)]),
+    ],
+)
+def test_a_provider_that_is_not_as_its_interface_says_is_left_out(host, kind, attribute, values):
+    for value in values:
+        entry = {"readers": Reader(), "exporters": Mask("x"), "transports": Wire("a", ("a",))}[kind]
+        setattr(entry, attribute, value)
+        record = host.register(offering(f"cryomamba_register_{kind}", entry), name="odd")
+        assert f"got a {type(entry).__name__} whose {attribute} is no " in record.error
+    assert len(getattr(host, kind)) == 0
 
 
 def test_exporters_are_found_by_artifact_and_by_name(host):

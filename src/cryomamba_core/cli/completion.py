@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
-from click.shell_completion import CompletionItem, get_completion_class, split_arg_string
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
 
 from cryomamba_core.cli.options import named_behind
 from cryomamba_core.cli.state import CliState
@@ -70,40 +76,63 @@ def quietly(complete: Callable[[click.Context, str], Iterable[tuple[str, str]]])
     return completer
 
 
-def glue_environment(environment: MutableMapping[str, str]) -> None:
-    """Put together what bash has torn apart of the line that is to be completed."""
-    if not environment.get(complete_variable(), "").startswith("bash"):
-        return
-    words, cursor = glue_words(split_arg_string(environment["COMP_WORDS"]), int(environment["COMP_CWORD"]))
-    environment["COMP_WORDS"], environment["COMP_CWORD"] = shlex.join(words), str(cursor)
+@add_completion_class
+class WholeWords(BashComplete):
+    """Completion for bash, which tears words apart at colons and equals signs, and replaces the last piece only."""
+
+    #: A name that waits for its value is not ended by a space.
+    source_template = BashComplete.source_template.replace(
+        "COMPREPLY+=($value)\n", "COMPREPLY+=($value)\n            [[ $value == *= ]] && compopt -o nospace\n"
+    )
+    _kept = ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one that is to be completed, and that one as far as it is typed."""
+        typed, cursor = split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"])
+        words, piece = glue_words(typed, cursor)
+        option, equals, value = words[-1].partition("=")
+        if piece != words[-1] and equals and option.startswith("--"):
+            words[-1:] = [option, value]
+        self._kept = words[-1].removesuffix(piece)
+        return words[1:-1], words[-1]
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """What bash is to put in the place of the last piece."""
+        if item.type == "plain":
+            item.value = str(item.value).removeprefix(self._kept)
+        return super().format_completion(item)
 
 
-def glue_words(words: Sequence[str], cursor: int) -> tuple[list[str], int]:
-    """Words as they were typed, where bash has torn addresses apart at their colons.
+def glue_words(words: Sequence[str], cursor: int) -> tuple[list[str], str]:
+    """Words as they were typed, where bash has torn them apart at their colons and equals signs.
 
     Parameters
     ----------
     words
         As bash has them: ``https``, ``:``, ``//gpu7``, ``:`` and ``8765`` for one address.
     cursor
-        Number of the word that is to be completed; that one is left alone, since bash replaces it only.
+        Number of the word that is to be completed; there is none of that number where nothing of it is typed.
 
     Returns
     -------
-    glued, cursor
-        The words, and the number of the same one among them.
+    glued
+        The words up to the one that is to be completed.
+    piece
+        The end of that one that bash replaces.
     """
     glued: list[str] = []
-    for number, word in enumerate(words[:cursor]):
-        if number and (_is_colon(word) or _is_colon(words[number - 1])):
+    for number, word in enumerate(words[: cursor + 1]):
+        if number and (_is_break(word) or _is_break(words[number - 1])):
             glued[-1] += word
         else:
             glued.append(word)
-    return [*glued, *words[cursor:]], len(glued)
+    if cursor >= len(words):
+        return [*glued, ""], ""
+    return glued, "" if _is_break(words[cursor]) else words[cursor]
 
 
-def _is_colon(word: str) -> bool:
-    return bool(word) and not word.strip(":")
+def _is_break(word: str) -> bool:
+    return bool(word) and not word.strip(":=")
 
 
 def _state(context: click.Context) -> CliState:

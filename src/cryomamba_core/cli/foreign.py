@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from importlib import import_module, metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
+from cryomamba_core.plugin_record import InstalledPlugin, installed_plugins
+
 log = logging.getLogger(__name__)
 
-GROUP = "cryomamba"
 HOOK = "cryomamba_register_commands"
 
 
@@ -23,24 +24,26 @@ def glance() -> dict[str, click.Command]:
     over, and `cryomamba plugins` says why.
     """
     found: dict[str, click.Command] = {}
-    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+    for plugin in sorted(installed_plugins(), key=lambda plugin: plugin.name):
         try:
-            for command in _commands(entry):
+            for command in _commands(plugin):
                 found.setdefault(str(command.name), command)
-        except Exception as error:  # noqa: BLE001  # whatever a stranger raises must not take the help down
-            log.debug("plugin %s has no commands to list: %s", entry.name, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # an import may even call sys.exit
+            log.debug("plugin %s has no commands to list: %s", plugin.name, error)
     return found
 
 
-def _commands(entry: metadata.EntryPoint) -> Iterator[click.Command]:
-    if not entry.attr and not _may_have_commands(entry.module):
+def _commands(plugin: InstalledPlugin) -> Iterator[click.Command]:
+    if ":" not in plugin.value and not _may_have_commands(plugin.module):
         return
-    plugin: Any = entry.load() if entry.attr else import_module(entry.module)
-    hook = getattr(plugin, HOOK, None)
-    offered: list[click.Command] = []
+    loaded: Any = plugin.load()
+    hook = getattr(loaded, HOOK, None)
+    offered: list[Any] = []
     if hook is not None:
         hook(offered.append)
-    yield from offered
+    yield from (command for command in offered if isinstance(command, click.Command))
 
 
 def _may_have_commands(module: str) -> bool:

@@ -12,7 +12,7 @@ import rich_click as click
 from click.exceptions import Exit
 from click.shell_completion import shell_complete
 
-from cryomamba_core.cli.completion import PROGRAM, complete_variable, completion, glue_environment
+from cryomamba_core.cli.completion import PROGRAM, complete_variable, completion
 from cryomamba_core.cli.doctor import doctor
 from cryomamba_core.cli.failures import BROKEN_PIPE, EXIT_CODES, report
 from cryomamba_core.cli.foreign import glance
@@ -164,7 +164,6 @@ def main(args: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     listen_to_logs(verbose=False, silent=complete_variable() in os.environ)
     if complete_variable() in os.environ:
-        glue_environment(os.environ)
         return shell_complete(cli, {}, PROGRAM, complete_variable(), os.environ[complete_variable()])
     state = CliState()
     try:

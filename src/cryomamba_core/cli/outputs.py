@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cryomamba_core.durable import sync_folder
-from cryomamba_core.errors import InvalidParameter, OutputExists, ServerError, StorageError
+from cryomamba_core.errors import InvalidParameter, OutputExists, StorageError
 
 if TYPE_CHECKING:
     from cryomamba_core.plugins import PluginHost
 
 #: Bytes of a stem: with an artifact's name behind it, it is still a file name.
 LONGEST_STEM = 150
+_ANOTHER_NAME = "replace it with --overwrite, or name another folder with --out"
 
 
 def stem_of(name: str, host: PluginHost) -> str:
@@ -85,10 +86,7 @@ def refuse_existing(targets: Mapping[Path, Path], others: Iterable[Path], *, ove
     existing = [target for target in (*targets, *others) if target.exists() or target.is_symlink()]
     if existing and not overwrite:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise OutputExists(
-            f"the result {existing[0]} exists{more}",
-            hint="replace it with --overwrite, or name another folder with --out",
-        )
+        raise OutputExists(f"the result {existing[0]} exists{more}", hint=_ANOTHER_NAME)
 
 
 class OutputFolder:
@@ -131,16 +129,22 @@ class OutputFolder:
                 return
 
     @contextmanager
-    def stage(self, job_id: str) -> Iterator[Path]:
+    def stage(self, job_id: str, *, kept_after: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
         """A hidden folder inside, for a job's files that are not whole yet, removed at the end.
 
-        It stays if the line to the server fails, or the process dies: whoever stages the same job
-        again finds what has arrived.
+        It stays if the process dies: whoever stages the same job again finds what has arrived.
+
+        Parameters
+        ----------
+        job_id
+            Names the folder.
+        kept_after
+            Errors after which it stays, too.
         """
         path, lock = self._own(self.path / f".cryomamba-{plain_name(job_id)}")
         try:
             yield path
-        except ServerError:
+        except kept_after:
             raise
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
@@ -169,22 +173,32 @@ class OutputFolder:
 
         Raises
         ------
-        OutputExists
-            If one of the names is taken by now; none is moved then.
-        InvalidParameter
-            If one of the names is a tomogram's; none is moved then.
+        OutputExists, InvalidParameter
+            As `require_free`; none is moved then.
         """
-        taken = [target for target in staged.values() if target.exists()]
+        self.require_free(staged.values())
+        for source, target in staged.items():
+            os.replace(source, target)
+        sync_folder(self.path)
+
+    def require_free(self, targets: Iterable[Path]) -> None:
+        """Raise unless files can be written.
+
+        Raises
+        ------
+        OutputExists
+            If one of the names is taken, and what has it is not to be replaced.
+        InvalidParameter
+            If one of the names is a tomogram's.
+        """
+        taken = [target for target in targets if target.exists()]
         if taken and not self.overwrite:
-            raise OutputExists(f"the result {taken[0]} exists", hint="replace it with --overwrite")
+            raise OutputExists(f"the result {taken[0]} exists", hint=_ANOTHER_NAME)
         for target in taken:
             if _identity(target) in self._spared:  # an engine decides what it makes, so this is known only now
                 raise InvalidParameter(
                     f"the result {target} would replace a tomogram", hint="name another folder with --out"
                 )
-        for source, target in staged.items():
-            os.replace(source, target)
-        sync_folder(self.path)
 
 
 def _identity(file: Path) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from cryomamba_core.cli.choosing import MANIFEST
 from cryomamba_core.cli.outputs import OutputFolder, target_of
 from cryomamba_core.cli.transfers import Transfer
 from cryomamba_core.durable import sha256_of, write_whole
-from cryomamba_core.errors import CryoMambaError
+from cryomamba_core.errors import CryoMambaError, OutputExists, ServerError
 from cryomamba_core.wire import load_json, to_plain
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ async def fetch(
     """Save a job's artifacts.
 
     All of them are fetched before the first one takes its name, so that an interruption leaves
-    either every file or none. What a call that was cut off has fetched is not fetched again.
+    either every file or none. What a call that was cut off has fetched is not fetched again. A name
+    that is taken is noticed before anything is fetched.
 
     Parameters
     ----------
@@ -90,6 +91,11 @@ async def fetch(
         Names of the artifacts that are not wanted.
     row, board
         Say how far it is.
+
+    Raises
+    ------
+    OutputExists, InvalidParameter
+        As `OutputFolder.publish`.
     """
     import trio
 
@@ -98,7 +104,13 @@ async def fetch(
     transfer.end()
     board.changed(row)
     fetched = [each for each in record.artifacts if each.name not in left_out or each.name == MANIFEST]
-    with folder.stage(record.id) as stage:
+    wanted = tuple(
+        (artifact, target_of(folder.path, stem, artifact.name))
+        for artifact in record.artifacts
+        if artifact.name not in left_out
+    )
+    await trio.to_thread.run_sync(folder.require_free, [path for _, path in wanted])
+    with folder.stage(record.id, kept_after=(OutputExists, ServerError)) as stage:
         missing = [each for each in fetched if not await trio.to_thread.run_sync(_is_there, stage / each.name, each)]
         total = sum(artifact.size for artifact in fetched)
         done = total - sum(artifact.size for artifact in missing)
@@ -108,11 +120,6 @@ async def fetch(
             done += artifact.size
         transfer.end()
         manifest = _manifest(stage / MANIFEST)
-        wanted = tuple(
-            (artifact, target_of(folder.path, stem, artifact.name))
-            for artifact in record.artifacts
-            if artifact.name not in left_out
-        )
         await trio.to_thread.run_sync(folder.publish, {stage / artifact.name: path for artifact, path in wanted})
         return Saved(files=wanted, manifest=manifest)
 
@@ -147,7 +154,7 @@ def write_summary(path: Path, runs: Sequence[FileRun]) -> None:
         row.append("" if run.seconds is None else f"{run.seconds:.3f}")
         row += [getattr(known[label], measure) if label in known else "" for label in labels for measure in measures]
         writer.writerow(row)
-    write_whole(path, text.getvalue().encode())
+    write_whole(path, text.getvalue().encode(errors="replace"))
 
 
 def plain_run(run: FileRun) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cryomamba_core.cli.completion import complete_artifacts, complete_models, c
 from cryomamba_core.cli.failures import COHORT_FAILED
 from cryomamba_core.cli.options import json_option, server_options, voxel_size_option
 from cryomamba_core.cli.state import CliState
-from cryomamba_core.errors import CryoMambaError, InvalidParameter, JobFailed
+from cryomamba_core.errors import InvalidParameter, JobFailed
 
 if TYPE_CHECKING:
     from cryomamba_core.cli.interruption import Interruption
@@ -168,7 +168,7 @@ class Segmentation:
                 reader = self._state.host.reader_for(run.path)
                 with reader.open(run.path, voxel_size=self._voxel_size) as volume:
                     warnings = tuple(volume.warnings)
-            except (CryoMambaError, OSError) as error:
+            except Exception as error:  # whatever a stranger's reader raises
                 if not self._cohort:
                     raise
                 run.refuse(error)

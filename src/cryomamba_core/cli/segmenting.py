@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,14 @@ from cryomamba_core.cli.places import keep_places
 from cryomamba_core.cli.results import Saved, fetch, in_a_few_words
 from cryomamba_core.cli.rows import UNKNOWN, Row, follow
 from cryomamba_core.cli.sending import UPLOADING, kept_words, send
-from cryomamba_core.errors import CryoMambaError, ErrorInfo, JobWasCanceled, ServerUnreachable
+from cryomamba_core.errors import (
+    CryoMambaError,
+    ErrorInfo,
+    InvalidParameter,
+    JobWasCanceled,
+    OutputExists,
+    ServerUnreachable,
+)
 from cryomamba_core.interfaces import Session
 from cryomamba_core.jobs import JobConfig, JobState, Source
 
@@ -99,10 +107,9 @@ class Order:
 
     async def config_for(self, session: Session, run: FileRun, changed: Callable[[], None]) -> JobConfig:
         """The configuration for a file, which is sent if the engine cannot open it."""
-        if self.sends:
-            source = Source(file_id=(await send(session, run, changed)).id)
-        else:
-            source = Source(path=str(run.path.absolute()))
+        path = run.path.absolute()
+        _require_text([path.name] if self.sends else path.parts)
+        source = Source(file_id=(await send(session, run, changed)).id) if self.sends else Source(path=str(path))
         return evolve(self.config, source=source, label=run.path.name)
 
 
@@ -117,7 +124,7 @@ async def plan_all(session: Session, order: Order, runs: Sequence[FileRun], boar
                     continue
                 try:
                     plans[run] = await session.plan(await order.config_for(session, run, partial(board.changed, run)))
-                except (CryoMambaError, OSError, ExceptionGroup) as error:
+                except Exception as error:  # noqa: BLE001  # the other files are planned all the same
                     run.refuse(error)
                 board.changed(run)
             nursery.cancel_scope.cancel()
@@ -163,7 +170,7 @@ async def _submit(session: Session, order: Order, run: FileRun, board: Board, in
             run.asked = True
             run.take_record(await session.submit(config, idempotency_key=str(uuid.uuid4())))
             run.asked = False
-    except (CryoMambaError, OSError, ExceptionGroup) as error:
+    except Exception as error:  # noqa: BLE001  # a cohort goes on without the file
         run.asked = run.asked and isinstance(error, ServerUnreachable)
         run.refuse(error)
     board.changed(run)
@@ -187,9 +194,24 @@ async def _finish(
                         hint=f"{order.command(f'jobs retry {record.id}')} runs it again",
                     )
                 )
+    except OutputExists as error:
+        out = "" if folder.path == Path() else f" --out {shlex.quote(str(folder.path))}"
+        again = order.command(f"jobs fetch {run.job_id} --overwrite{out}")
+        hint = f"{again} replaces it without running the job again, and another --out keeps it"
+        run.refuse(OutputExists(error.message, hint=hint))
     except Exception as error:  # noqa: BLE001  # a cohort goes on without the file
         run.refuse(error)
     board.changed(run)
+
+
+def _require_text(names: Iterable[str]) -> None:
+    """Raise `InvalidParameter` if a file, or a folder above it, has a name that is no text: no engine can keep it."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            shown = name.encode(errors="backslashreplace").decode()
+            raise InvalidParameter(f"the name {shown} is not in UTF-8", hint="rename the file or folder") from error
 
 
 def _say_what_is_kept(order: Order, runs: Sequence[FileRun], board: Board) -> None:

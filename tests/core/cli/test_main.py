@@ -230,3 +230,41 @@ def test_a_command_of_a_plugin_that_is_broken_is_not_listed_and_harms_nobody(cry
     assert "nothing_of_this_name" in shown.out
     assert shown.err == ""
     assert "strangers" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("entry_points", "source"),
+    [
+        (b"[console_scripts]\nthis is no entry point\n", ""),
+        (b"[cryomamba]\nthis is no entry point\n", ""),
+        (b"[cryomamba]\nsch\xf6n = harmful\n", ""),
+        (b"[cryomamba]\nharmful = not a module!\n", ""),
+        (b"[cryomamba]\nharmful = harmful\n", "raise SystemExit(3)  # cryomamba_register_commands"),
+        (b"[cryomamba]\nharmful = harmful:plugin\n", "raise type('Odd', (BaseException,), {})"),
+        (
+            b"[cryomamba]\nharmful = harmful\n",
+            "def cryomamba_register_commands(register):\n    exit('no licence found')",
+        ),
+        (
+            b"[cryomamba]\nharmful = harmful\n",
+            "def cryomamba_register_commands(register):\n    register(type('Polish', (), {'name': 'set'}))",
+        ),
+    ],
+)
+def test_nothing_that_is_installed_takes_the_help_or_the_completion_down(
+    cryomamba, tmp_path, monkeypatch, entry_points, source
+):
+    info = tmp_path / "site" / "harmful-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harmful\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_bytes(entry_points)
+    (tmp_path / "site" / "harmful.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "harmful", raising=False)
+    answer = cryomamba("--help")
+    assert answer.code == 0
+    assert "segment" in answer.out
+    monkeypatch.setenv("_CRYOMAMBA_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "cryomamba se")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    answer = cryomamba()
+    assert (answer.out.splitlines(), answer.err) == (["plain,segment", "plain,serve"], "")

@@ -201,6 +201,47 @@ def test_the_token_is_nowhere_to_be_seen(cryomamba, server, tomogram, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 
 
+def test_a_result_that_exists_is_noticed_before_anything_is_fetched(cryomamba, server, tomogram, tmp_path, monkeypatch):
+    words = ["--server", server.url, "--json"]
+    cryomamba("segment", tomogram(), "--runner", "threshold", "--out", "OUT", *words)
+    [job] = cryomamba("jobs", "list", *words).json["jobs"]
+    fetched, run = [], Download.run
+    monkeypatch.setattr(Download, "run", lambda self: fetched.append(self._name) or run(self))
+    (tmp_path / "AGAIN").mkdir()
+    (tmp_path / "AGAIN" / "a.stats.json").write_text("mine")
+    answer = cryomamba("jobs", "fetch", job["id"], "--out", "AGAIN", *words)
+    assert (answer.code, answer.json["error"]["code"]) == (6, "storage/output-exists")
+    assert "--overwrite" in answer.json["error"]["hint"]
+    assert "--out" in answer.json["error"]["hint"]
+    assert fetched == []
+    assert [path.name for path in (tmp_path / "AGAIN").iterdir()] == ["a.stats.json"]
+
+
+def test_what_was_fetched_while_a_result_came_up_is_not_fetched_again(
+    cryomamba, server, tomogram, tmp_path, monkeypatch
+):
+    words = ["--server", server.url, "--json"]
+    cryomamba("segment", tomogram(), "--runner", "threshold", "--out", "OUT", *words)
+    [job] = cryomamba("jobs", "list", *words).json["jobs"]
+    fetched, run = [], Download.run
+
+    async def disturbed(self):
+        await run(self)
+        fetched.append(self._name)
+        (tmp_path / "AGAIN" / "a.stats.json").write_text("mine")
+
+    monkeypatch.setattr(Download, "run", disturbed)
+    call = ["jobs", "fetch", job["id"], "--out", "AGAIN", *words]
+    assert cryomamba(*call).json["error"]["code"] == "storage/output-exists"
+    assert (tmp_path / "AGAIN" / "a.stats.json").read_text() == "mine"
+    assert len(fetched) == len(ALL)
+    assert cryomamba(*call, "--overwrite").code == 0
+    assert len(fetched) == len(ALL)
+    assert sorted(path.name for path in (tmp_path / "AGAIN").iterdir()) == ALL
+    for name in ALL:
+        assert (tmp_path / "AGAIN" / name).read_bytes() == (tmp_path / "OUT" / name).read_bytes()
+
+
 def test_results_that_were_cut_off_are_fetched_from_where_they_were(cryomamba, server, tomogram, tmp_path, monkeypatch):
     words = ["--server", server.url, "--json"]
     cryomamba("segment", tomogram(), "--runner", "threshold", "--out", "OUT", *words)

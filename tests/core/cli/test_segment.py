@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 
 import engines
 import numpy as np
@@ -114,6 +115,24 @@ def test_a_result_that_exists_is_refused_before_any_work_and_replaced_when_asked
     assert cryomamba("jobs", "list", "--json").json == {"jobs": []}
     assert cryomamba(*words, "--overwrite").code == 0
     assert (tmp_path / "OUT" / "a.mask.mrc").stat().st_size > 1024
+
+
+def test_a_companion_that_exists_is_kept_and_replaced_by_the_command_that_the_hint_names(cryomamba, tomogram, tmp_path):
+    out = tmp_path / "the results"
+    out.mkdir()
+    (out / "a.doubt.mrc").write_text("mine")
+    words = ["segment", tomogram(), "--runner", "steps", "--param", "doubt=2", "--artifact", "mask.mrc", "--out", out]
+    answer = cryomamba(*words)
+    assert answer.code == 6
+    assert f"the result {out}/a.doubt.mrc exists  [storage/output-exists]" in answer.err
+    assert names_in(out) == ["a.doubt.mrc"]
+    [job] = cryomamba("jobs", "list", "--json").json["jobs"]
+    command = f"cryomamba jobs fetch {job['id']} --overwrite --out '{out}'"
+    assert command in answer.err
+    assert cryomamba(*shlex.split(command)[1:]).code == 0
+    assert names_in(out) == ["a.doubt.mrc", "a.manifest.json", "a.mask.mrc"]
+    assert (out / "a.doubt.mrc").stat().st_size > 1024
+    assert len(cryomamba("jobs", "list", "--json").json["jobs"]) == 1
 
 
 def test_two_files_with_results_of_the_same_name_are_refused(cryomamba, tomogram):
