@@ -11,6 +11,7 @@ import trio
 from psygnal import Signal
 
 from cryomamba_core.errors import ErrorInfo, UnusableVoxelSize
+from cryomamba_core.jobs import JobState
 from cryomamba_gui.canvas.place import Place
 from cryomamba_gui.canvas.stage import Stage
 from cryomamba_gui.volumes.tomogram import Tomogram
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     import napari
 
     from cryomamba_core.geometry import Vector3
+    from cryomamba_core.plugins import PluginHost
     from cryomamba_gui.desk.desk import Desk
+    from cryomamba_gui.desk.history_file import RecentFile
     from cryomamba_gui.desk.jobs import JobItem
 
 
@@ -64,6 +67,8 @@ class Bench:
         desk.jobs.added.connect(self._take_item)
         desk.jobs.previewed.connect(self._take_item)
         desk.jobs.ended.connect(self._take_item)
+        self._connected = desk.link.connected
+        desk.link.changed.connect(self._heed_link)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._places.values())
@@ -78,7 +83,10 @@ class Bench:
         return self._places.get(path)
 
     def open(self, path: Path, *, voxel_size: Vector3 | None = None) -> None:
-        """Open a tomogram, or turn to it if it lies open; with another voxel size it is opened anew."""
+        """Open a tomogram, or turn to it if it lies open; with another voxel size it is opened anew.
+
+        Without one, a file is opened with the voxel size that the user gave for it the last time.
+        """
         path = path.absolute()
         place = self._places.get(path)
         if place is not None and voxel_size is None:
@@ -98,7 +106,7 @@ class Bench:
             self.open(item.path, voxel_size=item.record.config.voxel_size)
         else:
             self.turn_to(place)
-            place.take(item)
+            place.take(item, chosen=True)
 
     def stop_opening(self) -> None:
         """Give up what is being opened."""
@@ -131,6 +139,7 @@ class Bench:
         """Save what is edited and give back what is held open; the layers are left to the window."""
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         self._viewer.layers.selection.events.active.disconnect(self._layer_chosen)
+        self._desk.link.changed.disconnect(self._heed_link)
         for place in (*self._leaving, *self._places.values()):
             await place.aclose()
         self._leaving.clear()
@@ -141,9 +150,10 @@ class Bench:
         self._leaving.remove(place)
 
     async def _open(self, path: Path, voxel_size: Vector3 | None) -> None:
+        kept = self._desk.history.file(path) if voxel_size is None else None
         try:
-            tomogram = await trio.to_thread.run_sync(
-                lambda: Tomogram.open(self._desk.host, path, voxel_size=voxel_size), abandon_on_cancel=False
+            tomogram, voxel_size = await trio.to_thread.run_sync(
+                partial(_open_tomogram, self._desk.host, path, voxel_size, kept), abandon_on_cancel=False
             )
             stage = await self._make_stage(tomogram)
         except UnusableVoxelSize as error:
@@ -158,19 +168,23 @@ class Bench:
             self.opening.emit(tuple(self._coming))
         before = self._places.get(path)
         if before is not None:
+            if before.held and before.item is not None:
+                self._wanted.setdefault(path, before.item)
             self.close(before)
         stage.appear()
         place = Place(tomogram, stage, self._desk, voxel_size=voxel_size)
         self._places[path] = place
-        self._desk.history.remember_file(path)
+        self._desk.history.remember_file(path, voxel_size=voxel_size, shape=tomogram.grid.shape)
         place.begin()
         self.opened.emit(place)
         self._choose(place)
         wanted = self._wanted.pop(path, None)
-        for item in (wanted,) if wanted is not None else self._desk.jobs.items:
-            if item.path == path:
-                place.take(item)
-                break
+        if wanted is not None:
+            place.take(wanted, chosen=True)
+            return
+        items = [item for item in self._desk.jobs.items if item.path == path]
+        if items:
+            place.take(max(items, key=_worth))  # of several the first, which is the newest
 
     async def _make_stage(self, tomogram: Tomogram) -> Stage:
         """A stage that has not appeared yet: what napari does for its first layer is laid in turns before it."""
@@ -188,13 +202,17 @@ class Bench:
         return stage
 
     def _take_item(self, item: JobItem) -> None:
-        """Show what a job has made, where its tomogram lies open: the newest job is shown."""
+        """Show what a job has made, where its tomogram lies open and the user does not work at another job's mask."""
         place = self._places.get(item.path) if item.path is not None else None
-        if place is None:
-            return
-        shown = place.item
-        if shown is None or shown is item or item.record.created_at >= shown.record.created_at:
-            place.take(item)
+        if place is not None:
+            place.offer(item)
+
+    def _heed_link(self) -> None:
+        """Fetch the masks that could not be fetched, once an engine is there."""
+        before, self._connected = self._connected, self._desk.link.connected
+        if self._connected and not before:
+            for place in self:
+                place.fetch_again()
 
     def _layer_removed(self, event: object) -> None:
         layer = getattr(event, "value", None)
@@ -212,3 +230,23 @@ class Bench:
         if place is not self._current:
             self._current = place
             self.chosen.emit(place)
+
+
+def _open_tomogram(
+    host: PluginHost, path: Path, voxel_size: Vector3 | None, kept: RecentFile | None
+) -> tuple[Tomogram, Vector3 | None]:
+    """Open a file, and say with which voxel size instead of the header's; blocks.
+
+    What is kept of the file is heeded as long as it has the same number of voxels: else it is another one by now.
+    """
+    if kept is not None and kept.voxel_size is not None:
+        tomogram = Tomogram.open(host, path, voxel_size=kept.voxel_size)
+        if tomogram.grid.shape == kept.shape:
+            return tomogram, kept.voxel_size
+        tomogram.close()
+    return Tomogram.open(host, path, voxel_size=voxel_size), voxel_size
+
+
+def _worth(item: JobItem) -> int:
+    """Jobs with a larger one are shown rather, when a tomogram is opened."""
+    return 2 if item.state is JobState.COMPLETED else int(item.preview is not None)

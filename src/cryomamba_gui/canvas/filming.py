@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,13 @@ from numpy.typing import NDArray
 from cryomamba_core.durable import replacing
 from cryomamba_core.errors import InvalidParameter, StorageError
 from cryomamba_gui.canvas.animated_png import AnimatedPng
+from cryomamba_gui.canvas.notice import anything_said, hushed
 
 #: Package that brings an encoder for MP4.
 ENCODER = "imageio_ffmpeg"
+#: Seconds that a film waits at most for what is to be seen in 3D, and between two looks: what cannot be read
+#: never comes, and the overview of 10 GB takes 40 s.
+PATIENCE, LOOK = 120.0, 0.02
 
 
 def film_suffixes() -> tuple[str, ...]:
@@ -44,8 +49,9 @@ async def turning_movie(
 ) -> None:
     """Film what the canvas shows in 3D while it turns once around its Y axis.
 
-    The window stays alive: each frame takes one turn of Qt and is written in a thread. However it
-    ends, the camera is put back; `path` appears when the film is whole.
+    It begins when all that is to be seen in 3D is there, or two minutes later. The window stays
+    alive: each frame takes one turn of Qt and is written in a thread. However it ends, the camera is
+    put back; `path` appears when the film is whole.
 
     Parameters
     ----------
@@ -68,19 +74,18 @@ async def turning_movie(
     if path.suffix.lower() not in film_suffixes():
         raise InvalidParameter(f"a film cannot be written as {path.name}", hint=_advice())
     frames = max(2, round(seconds * fps))
-    with _camera_put_back(viewer), replacing(path) as partial:
-        viewer.dims.ndisplay = 3
-        view, up = np.array(viewer.scene.camera.view_direction), np.array(viewer.scene.camera.up_direction)
+    async with _replacing(path) as partial:
         film: _Film | None = None
         try:
-            for index in range(frames):
-                turn = _turn_about_y(2 * np.pi * index / frames)
-                viewer.scene.camera.set_view_direction(tuple(turn @ view), tuple(turn @ up))
-                frame = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
-                if film is None:
-                    film = _film(path, partial, frame.shape, frames=frames, fps=fps)
-                await trio.to_thread.run_sync(film.add, _fit(frame, film.shape))
-                on_progress(index + 1, frames)
+            with _camera_put_back(viewer):
+                viewer.dims.ndisplay = 3
+                await _all_there(viewer)
+                with hushed(viewer):
+                    for done, frame in enumerate(_turning(viewer, frames), start=1):
+                        if film is None:
+                            film = _film(path, partial, frame.shape, frames=frames, fps=fps)
+                        await trio.to_thread.run_sync(film.add, _fit(frame, film.shape))
+                        on_progress(done, frames)
         except BaseException:
             if film is not None:
                 film.abandon()
@@ -88,6 +93,39 @@ async def turning_movie(
         assert film is not None, "there are two frames at least"
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(film.finish)
+
+
+async def _all_there(viewer: napari.Viewer) -> None:
+    """Wait until the canvas shows what it is to show, or cannot."""
+    with trio.move_on_after(PATIENCE):
+        while anything_said(viewer) or not all(layer.loaded for layer in viewer.layers if layer.visible):
+            await trio.sleep(LOOK)
+
+
+def _turning(viewer: napari.Viewer, frames: int) -> Iterator[NDArray[np.uint8]]:
+    """What the canvas shows, step by step once around Y."""
+    camera = viewer.scene.camera
+    view, up = np.array(camera.view_direction), np.array(camera.up_direction)
+    for index in range(frames):
+        turn = _turn_about_y(2 * np.pi * index / frames)
+        camera.set_view_direction(tuple(turn @ view), tuple(turn @ up))
+        yield viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+
+
+@asynccontextmanager
+async def _replacing(path: Path) -> AsyncIterator[Path]:
+    """The same as `replacing`, whose end is in a thread: it waits for the disk."""
+    publishing = replacing(path)
+    partial = publishing.__enter__()
+    error: tuple[Any, ...] = (None, None, None)
+    try:
+        yield partial
+    except BaseException:
+        error = sys.exc_info()
+        raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(publishing.__exit__, *error)
 
 
 class _Film(Protocol):

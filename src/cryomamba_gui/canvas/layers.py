@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from napari.layers import Layer
 from napari.settings import get_settings
 from napari.utils.events import Event
+from napari.utils.notifications import show_info
 from numpy.typing import NDArray
 
 from cryomamba_core.geometry import VoxelGrid
@@ -18,6 +20,13 @@ from cryomamba_gui.canvas.turns import at_once, tell_one_by_one
 
 #: Layers say what their scale is in; napari works in the smallest unit that it finds.
 UNITS = ("angstrom",) * 3
+#: Labels of more voxels are not filled across sections: napari goes through all of them in Qt's thread, which
+#: took 0.8 s for so many, and eleven bytes for each voxel.
+FILLED = 32 << 20
+#: Bytes of masks and old values that undo keeps: a hundred fills of a large section would be gigabytes.
+KEPT = 256 << 20
+#: What is said of a fill that is not made.
+TOO_LARGE = 'This mask is too large to be filled in 3D: untick "in 3D", and fill it section by section.'
 
 
 def _always() -> bool:
@@ -105,23 +114,34 @@ class Labels(_OnStage, napari.layers.Labels):  # type: ignore[misc]  # as above
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._done = self._undone = 0
         super().__init__(*args, **kwargs)
         self.events.add(edited=Event)
         self.events.paint.connect(self._count_edit)
 
+    @property
+    def can_be_filled(self) -> bool:
+        """Whether a fill would be over soon: in a section always, across sections unless there are too many voxels."""
+        return bool(self.n_edit_dimensions < self.ndim or self.data.size <= FILLED)
+
+    def fill(self, coord: Sequence[float], new_label: int, refresh: bool = True) -> None:  # noqa: FBT001, FBT002  # napari's
+        """Fill what is connected; see napari's. Nothing is done but to say so if that would take too long."""
+        if self.can_be_filled:
+            super().fill(coord, new_label, refresh)
+        else:
+            show_info(TOO_LARGE)
+
     def undo(self) -> None:
         """Take the last edit back."""
-        super().undo()
-        if self._done:
-            self._done, self._undone = self._done - 1, self._undone + 1
+        if self._undo_history:
+            super().undo()
+            self._undone_sizes.append(self._sizes.pop())
             self.events.edited()
 
     def redo(self) -> None:
         """Make the edit again that was taken back last."""
-        super().redo()
-        if self._undone:
-            self._done, self._undone = self._done + 1, self._undone - 1
+        if self._redo_history:
+            super().redo()
+            self._sizes.append(self._undone_sizes.pop())
             self.events.edited()
 
     def hold_steps(self, array: NDArray[Any]) -> Iterator[None]:
@@ -150,8 +170,24 @@ class Labels(_OnStage, napari.layers.Labels):  # type: ignore[misc]  # as above
         """Clear the history of undo and redo, as other data need; the tool goes back to moving the camera."""
         self.editable = False  # napari clears it then, and at no other time
         self.editable = True
-        self._done = self._undone = 0
 
-    def _count_edit(self) -> None:
-        self._done, self._undone = min(self._done + 1, self._history_limit), 0
+    def _reset_history(self, event: Event | None = None) -> None:
+        super()._reset_history(event)
+        self._sizes: deque[int] = deque(maxlen=self._history_limit)
+        self._undone_sizes: deque[int] = deque(maxlen=self._history_limit)
+
+    def _count_edit(self, event: Event) -> None:
+        """Take in an edit; the oldest ones are forgotten if all together hold too much, this one never is."""
+        self._sizes.append(_size_of(event.value))
+        self._undone_sizes.clear()
+        while len(self._sizes) > 1 and sum(self._sizes) > KEPT:
+            self._sizes.popleft()
+            self._undo_history.popleft()
         self.events.edited()
+
+
+def _size_of(part: Any) -> int:
+    """Bytes of the arrays in an entry of napari's history, which is made of lists and tuples of them."""
+    if isinstance(part, np.ndarray):
+        return part.nbytes
+    return sum(map(_size_of, part)) if isinstance(part, Iterable) else 0

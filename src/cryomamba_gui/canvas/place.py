@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import evolve
 from psygnal import Signal
 
+from cryomamba_core.errors import SourceChanged
+from cryomamba_core.geometry import VoxelGrid, to_index, to_vector
 from cryomamba_core.jobs import JobState
 from cryomamba_core.labels import Label
 from cryomamba_gui.canvas.bell import Bell
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from cryomamba_core.artifacts import Manifest
     from cryomamba_core.errors import ErrorInfo
     from cryomamba_core.geometry import Vector3
+    from cryomamba_core.previews import Preview
     from cryomamba_gui.canvas.stage import Stage
     from cryomamba_gui.desk.desk import Desk
     from cryomamba_gui.desk.jobs import JobItem
@@ -104,6 +108,9 @@ class Place:
         self._failure: tuple[ErrorInfo, str] | None = None
         self._failed = Bell(self._say_failure)
         self._closing = False
+        self._chosen = False
+        self._waiting: JobItem | None = None
+        self._told: JobItem | None = None  # that it was made of another grid
 
     @property
     def path(self) -> Path:
@@ -114,6 +121,13 @@ class Place:
     def works(self) -> tuple[Work, ...]:
         """What goes on for it, oldest first."""
         return tuple(self._works)
+
+    @property
+    def held(self) -> bool:
+        """Whether the user works at the job that is shown: they have edited its mask, or have asked for this one."""
+        if self.mask is not None:
+            return self._chosen or self.mask.edited
+        return self._chosen or (self.item is not None and EditedMask.was_edited(self.item.folder))
 
     def begin(self) -> None:
         """Start what goes on for as long as the tomogram lies open."""
@@ -130,11 +144,24 @@ class Place:
         """Read all of the tomogram, for 3D and for its statistics."""
         self.begin_work(f"reading {self.path.name} for 3D", self._survey)
 
-    def take(self, item: JobItem) -> None:
-        """Show what a job has made so far."""
+    def offer(self, item: JobItem) -> None:
+        """Show what a job has made so far, unless the one that is shown has more to show, or the user works at it.
+
+        What is being done for a mask, for example an export, is done first.
+        """
+        if item is not self.item and not self._gives_way_to(item):
+            return
+        if item is not self.item and self._works_at_mask():
+            self._waiting = item
+        else:
+            self.take(item)
+
+    def take(self, item: JobItem, *, chosen: bool = False) -> None:
+        """Show what a job has made so far; once the user has `chosen` it, no other job takes its place by itself."""
         if self._closing:
             return
         if item is not self.item:
+            self._waiting, self._chosen = None, False
             self._let_go_of_mask()
             self._feed.forget()
             self.stage.drop_preview()
@@ -143,14 +170,23 @@ class Place:
                 self._fetching.scope.cancel()
                 self._fetching = None
             self.item = item
+        self._chosen = self._chosen or chosen
         if item.state is JobState.COMPLETED:
             self._fetch(item)
         elif self.mask is not None:  # the job was asked for again
             self._let_go_of_mask()
             self.stage.companions.drop()
         if item.preview is not None and self.mask is None:
-            self._feed.offer(item.preview, self._labels_of(item))
+            self._show_preview(item, item.preview)
         self.changed.emit()
+
+    def fetch_again(self) -> None:
+        """Fetch the mask of a finished job if it is not here and its engine is there by now."""
+        item = self.item
+        if item is None or item.state is not JobState.COMPLETED or item.url != self._desk.link.url:
+            return
+        if self.mask is None and not self._closing:
+            self._fetch(item)
 
     async def aclose(self) -> None:
         """Save the mask, end what goes on, and give back the file; the layers are not touched."""
@@ -161,6 +197,54 @@ class Place:
         self._failed.mute()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.tomogram.close)
+
+    def _gives_way_to(self, item: JobItem) -> bool:
+        """Whether another job is to be shown, without the user having asked for it."""
+        shown = self.item
+        if shown is None or self.held:
+            return shown is None
+        if _has_labels(item) is not _has_labels(shown):
+            return _has_labels(item)
+        return item.record.created_at >= shown.record.created_at
+
+    def _show_preview(self, item: JobItem, preview: Preview) -> None:
+        """Have a preview shown on the tomogram's own grid, if it fits there."""
+        grid = self.tomogram.grid
+        try:
+            self._compare(item, _source_of(preview, grid))
+        except SourceChanged as error:
+            if self._told is not item:
+                self._told = item
+                self._report(error)
+            return
+        companions = tuple(evolve(each, grid=grid.coarsen(each.factor)) for each in preview.companions)
+        laid = evolve(preview, grid=grid.coarsen(preview.factor), companions=companions)
+        self._feed.offer(laid, self._labels_of(item))
+
+    def _compare(self, item: JobItem, source: VoxelGrid) -> None:
+        """See whether the labels of a job lie on the tomogram voxel on voxel, and say it once where lengths differ.
+
+        Raises
+        ------
+        SourceChanged
+            If they do not.
+        """
+        grid = self.tomogram.grid
+        found = " and ".join(grid.differences(source))
+        if source.shape != grid.shape:
+            raise SourceChanged(
+                f"{item.name} was segmented with {found}: its labels cannot be laid over this tomogram",
+                hint="another file had this name then: open that one, or segment this one",
+            )
+        if found and self._told is not item:
+            self._told = item
+            self._report(
+                SourceChanged(
+                    f"{item.name} was segmented with {found}: its labels are laid voxel on voxel",
+                    hint="volumes in nm³ and exports are as the job was made; give the voxel size that is true, if "
+                    "this is not, in the tab Tomogram",
+                )
+            )
 
     def _labels_of(self, item: JobItem) -> tuple[Label, ...]:
         config = item.record.config
@@ -182,6 +266,8 @@ class Place:
         """Bring a job's mask here and lay it over the tomogram."""
         artifact = await self._desk.jobs.fetch(item, partial(self.progress, work))
         manifest = await trio.to_thread.run_sync(read_manifest, artifact.parent)
+        self._compare(item, manifest.grid)
+        manifest = evolve(manifest, grid=self.tomogram.grid)  # its companions lie there too
         report = partial(self.report_from_thread, work)
         mask = await trio.to_thread.run_sync(open_mask, self._desk.host, artifact, report)
         if item is not self.item or self._closing:
@@ -240,10 +326,17 @@ class Place:
                 self._works.remove(begun)
                 begun.ended.set()
                 self.changed.emit()
+                self._take_waiting()
 
         self._desk.soon(do, name=name)
         self.changed.emit()
         return begun
+
+    def _take_waiting(self) -> None:
+        """Show the job that has waited for the end of what was done for the mask."""
+        item, self._waiting = self._waiting, None
+        if item is not None:
+            self.offer(item)
 
     def progress(self, work: Work, done: int, total: int) -> None:
         """Take in how far something is."""
@@ -276,3 +369,20 @@ def _is_cancelled() -> bool:
     except trio.Cancelled:
         return True
     return False
+
+
+def _has_labels(item: JobItem) -> bool:
+    """Whether there is something of a job to be shown."""
+    return item.state is JobState.COMPLETED or item.preview is not None
+
+
+def _source_of(preview: Preview, grid: VoxelGrid) -> VoxelGrid:
+    """The grid that a preview was coarsened from: of the shape of `grid` if it can be."""
+    coarse, factor = preview.grid, preview.factor
+    half = (factor - 1) / 2 / factor
+    fits = coarse.shape == grid.coarsen(factor).shape
+    return VoxelGrid(
+        shape=grid.shape if fits else to_index(size * factor for size in coarse.shape),
+        voxel_size=to_vector(size / factor for size in coarse.voxel_size),
+        origin=coarse.position((-half, -half, -half)),
+    )

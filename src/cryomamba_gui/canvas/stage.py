@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -240,8 +241,7 @@ class Stage:
         self.stepper.unbind()
         self._disconnect()
         if self._edited_mask is not None:
-            self._edited_mask.changed.disconnect(self._take_change, missing_ok=True)
-            self._edited_mask = None
+            self._part_from(self._edited_mask)
         self._removed = True
         self._scope.cancel()
         self._notice.clear()
@@ -281,6 +281,7 @@ class Stage:
         self.tomogram.surveyed.connect(self._surveyed.ring)
         self.viewer.dims.events.ndisplay.connect(self._turn)
         self.mask.events.edited.connect(self._take_edit)
+        self.mask._save_history = partial(self._begin_edit, self.mask._save_history)  # napari tells the end of strokes
         for layer in (self.preview, self.mask):
             layer.events.visible.connect(self._recolour)
 
@@ -335,7 +336,7 @@ class Stage:
         yield
         yield from self.mask.hold_steps(mask.array)
         yield
-        self.mask.place(mask.grid)
+        self.mask.place(self._grid)  # the job may have been told another voxel size
         yield
         self.mask.forget_edits()
         yield
@@ -380,10 +381,22 @@ class Stage:
         self._reliefs.forget()
         self._relief_is_old = True
         if self._edited_mask is not None:
-            self._edited_mask.changed.disconnect(self._take_change, missing_ok=True)
-            self._edited_mask = None
+            self._part_from(self._edited_mask)
             self.mask.data = np.zeros((1, 1, 1), np.uint8)
             self.mask.forget_edits()
+
+    def _part_from(self, mask: EditedMask) -> None:
+        """Show the mask no more; what was done of a stroke counts, though its end will not be told."""
+        mask.changed.disconnect(self._take_change, missing_ok=True)
+        self._edited_mask = None
+        if self.mask._staged_history:
+            mask.touched()
+
+    def _begin_edit(self, save: Callable[[Any], None], change: Any) -> None:
+        """Mark the mask as edited with the first voxel of a stroke: that may be cut off before its end."""
+        if self._edited_mask is not None:
+            self._edited_mask.begin_edit()
+        save(change)
 
     def _take_edit(self) -> None:
         if self._edited_mask is not None:
@@ -418,7 +431,7 @@ class Stage:
                 self.failed.emit(error)
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        await one_by_one(self._relief_steps(mask, array, mask.grid.coarsen(factor)))
+        await one_by_one(self._relief_steps(mask, array, self._grid.coarsen(factor)))
 
     def _relief_steps(self, mask: EditedMask, array: NDArray[Any], grid: VoxelGrid) -> Iterator[None]:
         if not _fits(self.preview, array):

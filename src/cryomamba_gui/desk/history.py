@@ -15,6 +15,7 @@ from cryomamba_gui.desk.history_file import Contents, HistoryFile, JobNote, Rece
 from cryomamba_gui.desk.words import all_errors
 
 if TYPE_CHECKING:
+    from cryomamba_core.geometry import Index3, Vector3
     from cryomamba_core.jobs import JobConfig
     from cryomamba_gui.desk.journal import Journal
     from cryomamba_gui.desk.troubles import Troubles
@@ -95,9 +96,23 @@ class History:
         """What is remembered of the jobs of an engine, by their ids, the oldest first."""
         return {job_id: note for job_id, note in self._contents.jobs.items() if note.url == url}
 
-    def remember_file(self, path: Path) -> None:
-        """Put a file at the head of those that were opened."""
-        file = RecentFile(path=str(path.absolute()), at=now())
+    def file(self, path: Path) -> RecentFile | None:
+        """What is remembered of a file; None where nothing is."""
+        return next((file for file in self._contents.recent if file.path == str(path.absolute())), None)
+
+    def remember_file(self, path: Path, *, voxel_size: Vector3 | None = None, shape: Index3 | None = None) -> None:
+        """Put a file at the head of those that were opened.
+
+        Parameters
+        ----------
+        path
+            The file.
+        voxel_size
+            Voxel size (z, y, x) in Å that the user gave instead of the header's.
+        shape
+            Number of its voxels (z, y, x): of another file at this path the voxel size is not true.
+        """
+        file = RecentFile(path=str(path.absolute()), at=now(), voxel_size=voxel_size, shape=shape)
 
         def change(contents: Contents) -> Contents:
             return evolve(contents, recent=(file, *_others(contents.recent, file.path)))

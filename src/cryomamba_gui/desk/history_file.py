@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from cryomamba_core.durable import write_whole
 from cryomamba_core.errors import InputError
+from cryomamba_core.geometry import Index3, Vector3
 from cryomamba_core.jobs import JobConfig
 from cryomamba_core.wire import dump_json, from_plain
 
@@ -28,10 +29,24 @@ LOCK_SECONDS = 10.0
 
 @frozen(kw_only=True)
 class RecentFile:
-    """A tomogram that was opened: its absolute path, and when (UTC)."""
+    """A tomogram that was opened.
+
+    Attributes
+    ----------
+    path
+        Its absolute path.
+    at
+        When (UTC).
+    voxel_size
+        Voxel size (z, y, x) in Å that the user gave instead of the header's; None if they gave none.
+    shape
+        Number of its voxels (z, y, x) when they gave it.
+    """
 
     path: str
     at: datetime
+    voxel_size: Vector3 | None = None
+    shape: Index3 | None = None
 
 
 @frozen(kw_only=True)

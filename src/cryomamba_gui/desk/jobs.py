@@ -14,7 +14,7 @@ from psygnal import Signal
 from cryomamba_core.errors import IllegalTransition, ServerUnreachable, UnknownJob
 from cryomamba_core.jobs import JobRecord, JobState
 from cryomamba_gui.desk import fetching
-from cryomamba_gui.desk.attendance import leaving, session_with
+from cryomamba_gui.desk.attendance import leaving, next_news, session_with
 from cryomamba_gui.desk.following import Watch
 from cryomamba_gui.desk.items import JobItem
 from cryomamba_gui.desk.link import Link, LinkState
@@ -303,7 +303,24 @@ class JobList:
                 known=known,
                 on_progress=on_progress,
             )
-            await self._ask(item, bring)
+            await self._ask_again(item, bring)
+
+    async def _ask_again(self, item: JobItem, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Ask the engine of a job for something, as soon as the window is connected, and again after a lost session."""
+        while True:
+            while self._is_coming(item):
+                await next_news(self.link.changed)
+            session = self.link.session
+            try:
+                return await self._ask(item, work)
+            except ServerUnreachable:
+                if session is self.link.session and not self._is_coming(item):
+                    raise
+
+    def _is_coming(self, item: JobItem) -> bool:
+        """Whether the window is about to be connected with the engine of a job."""
+        expected = self.link.state in (LinkState.CONNECTING, LinkState.WAITING)
+        return expected and self.link.session is None and self.link.url == item.url
 
     async def _ask(self, item: JobItem, work: Callable[[Session], Awaitable[T]]) -> T:
         """Ask the engine of a job for something."""

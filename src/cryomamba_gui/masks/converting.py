@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from cryomamba_core.durable import PARTIAL, replacing
+from cryomamba_core.durable import PARTIAL, sync_file, sync_folder
 from cryomamba_core.errors import UnsupportedFile
 from cryomamba_core.geometry import Region, slab_depth
 from cryomamba_core.label_file import LabelFile
 from cryomamba_core.volumes import Volume
-from cryomamba_gui.masks.record import ORIGINAL, WORKING
+from cryomamba_gui.masks.folder_lock import alone_in
+from cryomamba_gui.masks.record import ORIGINAL, RECORD, WORKING
 
 #: Called with sections that are done and sections in all; may raise to stop.
 OnSections = Callable[[int, int], None]
@@ -28,9 +31,20 @@ SLAB_VOXELS = 4 << 20
 #: Bytes of the pieces that are left out of the original if they are background.
 BLOCK = 64 << 10
 
+#: Stands in the names of files that this process is writing, and not in those of one with the same number that is gone.
+_RUN = uuid4().hex
+_calls = itertools.count()
+
+
+class _MadeMeanwhile(Exception):
+    """Another window has made the mask."""
+
 
 def convert(volume: Volume, dtype: np.dtype[Any], folder: Path, on_progress: OnSections | None) -> None:
     """Write the working copy and the original; both are whole and durable, or neither has its name.
+
+    Of several windows that do so, one does it and the others wait, and take what it has made: once
+    there is a mask, its files are never replaced.
 
     Parameters
     ----------
@@ -48,21 +62,58 @@ def convert(volume: Volume, dtype: np.dtype[Any], folder: Path, on_progress: OnS
     UnsupportedFile
         If a voxel is no label of `dtype`.
     """
-    _clear_leftovers(folder)
     sections = volume.grid.shape[0]
+    report: OnSections = on_progress if on_progress is not None else lambda _done, _total: None
+    before = _made(folder)
+    with alone_in(folder, lambda: report(0, sections)):
+        if _made(folder) != before or (folder / RECORD).exists():
+            report(sections, sections)
+            return
+        _clear_leftovers(folder)
+        try:
+            _write(volume, dtype, folder, report)
+        except _MadeMeanwhile:
+            report(sections, sections)
+
+
+def _write(volume: Volume, dtype: np.dtype[Any], folder: Path, report: OnSections) -> None:
     with ExitStack() as stack:
-        partial = stack.enter_context(replacing(folder / WORKING))
+        partial = stack.enter_context(_replacing(folder / WORKING))
         working = stack.enter_context(LabelFile(partial, volume.grid.shape, dtype, create=True))
-        original = stack.enter_context(stack.enter_context(replacing(folder / ORIGINAL)).open("wb"))
+        original = stack.enter_context(stack.enter_context(_replacing(folder / ORIGINAL)).open("wb"))
         for slab in volume.grid.whole.slabs(slab_depth(volume.grid.shape, voxels=SLAB_VOXELS)):
             labels = _as_labels(volume.read(slab), working.dtype, slab)
             working.write(slab, labels)
             _write_sparsely(original.fileno(), labels, slab.start[0] * labels[0].nbytes)
-            if on_progress is not None:
-                on_progress(slab.stop[0], sections)
+            report(slab.stop[0], volume.grid.shape[0])
         original.truncate(volume.grid.voxels * dtype.itemsize)
         with partial.open("ab") as stream:
             stream.write(b"\0")
+        if (folder / RECORD).exists():
+            raise _MadeMeanwhile
+
+
+def _made(folder: Path) -> tuple[int, int] | None:
+    """What changes when a working copy is made; one without a record may be what a killed process left."""
+    try:
+        status = (folder / WORKING).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """As `replacing` of `cryomamba_core.durable`; two windows of one process write to two files, too."""
+    partial = target.with_name(f".{target.name}.{_RUN}-{next(_calls)}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        sync_file(partial)
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
 
 
 def _as_labels(voxels: NDArray[Any], dtype: np.dtype[Any], slab: Region) -> NDArray[Any]:
@@ -96,9 +147,11 @@ def _write_sparsely(descriptor: int, labels: NDArray[Any], offset: int) -> None:
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Remove what a killed conversion left; another process may be at it right now, and is left alone."""
+    """Remove what a killed conversion left; whoever is at it right now, without locks, is left alone."""
     for name in (WORKING, ORIGINAL):
         for leftover in folder.glob(f".{name}.*{PARTIAL}"):
             number = leftover.name.removesuffix(PARTIAL).rpartition(".")[2]
-            if not number.isdecimal() or not psutil.pid_exists(int(number)) or int(number) == os.getpid():
+            ours = number == str(os.getpid())
+            alive = _RUN in leftover.name if ours else number.isdecimal() and psutil.pid_exists(int(number))
+            if not alive:
                 leftover.unlink(missing_ok=True)

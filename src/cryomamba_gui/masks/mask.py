@@ -127,6 +127,16 @@ class EditedMask:
         """Whether a folder has a mask."""
         return (folder / RECORD).exists()
 
+    @staticmethod
+    def was_edited(folder: Path) -> bool:
+        """Whether a folder has a mask that was edited, as `edited` says of one that is open."""
+        try:
+            with (folder / WORKING).open("rb") as stream:
+                stream.seek(-1, os.SEEK_END)
+                return EditedMask.is_in(folder) and stream.read(1) != b"\0"
+        except OSError:
+            return False
+
     @property
     def array(self) -> NDArray[Any]:
         """The voxels, ZYX, uint8 or uint16: what a labels layer edits in place; call `touched` after each edit."""
@@ -166,6 +176,10 @@ class EditedMask:
     def unsaved(self) -> bool:
         """Whether there is an edit that a power cut would take."""
         return self._edits != self._saved_edits
+
+    def begin_edit(self) -> None:
+        """Say that voxels are about to be changed: it counts as an edit, even if `touched` is never called for it."""
+        self._map[self.record.size] = 1
 
     def touched(self) -> None:
         """Say that voxels were changed: after every stroke, fill, undo and redo."""

@@ -38,6 +38,8 @@ MANY = 1_000_000
 class LabelTable(QTableWidget):
     """One row for each label; a label is shown while its box is ticked.
 
+    Of very many, the first ones are listed, and a last line says how many there are besides.
+
     Attributes
     ----------
     toggled
@@ -52,6 +54,7 @@ class LabelTable(QTableWidget):
     def __init__(self) -> None:
         super().__init__(0, len(COLUMNS))
         self._labels: tuple[tuple[int, Label | None], ...] = ()
+        self._left_out = 0
         self._measured: dict[int, LabelStatistics] = {}
         self.setHorizontalHeaderLabels(list(COLUMNS))
         for column, tip in enumerate(COLUMNS.values()):
@@ -88,7 +91,7 @@ class LabelTable(QTableWidget):
 
     @property
     def values(self) -> tuple[int, ...]:
-        """All labels that are listed, ascending."""
+        """The labels that are listed, ascending."""
         return tuple(value for value, _ in self._labels)
 
     @property
@@ -138,16 +141,13 @@ class LabelTable(QTableWidget):
         """
         known = {label.value: label for label in labels}
         measured = {entry.value: entry for entry in statistics}
-        rows = tuple((value, known.get(value)) for value in sorted(known.keys() | measured.keys())[:MOST_ROWS])
+        values = sorted(known.keys() | measured.keys())
+        rows = tuple((value, known.get(value)) for value in values[:MOST_ROWS])
         selected = self.value
         self.blockSignals(True)  # noqa: FBT003  # Qt's
-        if rows != self._labels:
-            self._labels = rows
-            self.clearContents()
-            self.setRowCount(len(rows))
-            for row, (value, label) in enumerate(rows):
-                self._begin_row(row, value, label)
-            self.updateGeometry()
+        if rows != self._labels or len(values) - len(rows) != self._left_out:
+            self._labels, self._left_out = rows, len(values) - len(rows)
+            self._begin_rows()
         for row, (value, _) in enumerate(rows):
             self._show_box(row, shown=value not in hidden)
             self._show_measures(row, measured.get(value), current=current)
@@ -189,6 +189,21 @@ class LabelTable(QTableWidget):
             self.setColumnHidden(column, column not in columns)
             if column in columns:
                 self.setColumnWidth(column, width)
+
+    def _begin_rows(self) -> None:
+        self.clearSpans()
+        self.clearContents()
+        self.setRowCount(len(self._labels) + bool(self._left_out))
+        for row, (value, label) in enumerate(self._labels):
+            self._begin_row(row, value, label)
+        if self._left_out:
+            words = f"and {self._left_out:,} more {wording.noun_of(self._left_out, 'label')}: the export has all"
+            item = QTableWidgetItem(words)
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled)  # it is no label to be selected
+            item.setToolTip(words)
+            self.setItem(len(self._labels), 0, item)
+            self.setSpan(len(self._labels), 0, 1, len(COLUMNS))
+        self.updateGeometry()
 
     def _begin_row(self, row: int, value: int, label: Label | None) -> None:
         name = label.name if label is not None else f"label {value}"

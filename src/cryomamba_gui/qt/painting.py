@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QButtonGroup, QCheckBox, QGridLayout, QLabel, QPushButton, QSpinBox, QWidget
 
+from cryomamba_gui.canvas.layers import TOO_LARGE
 from cryomamba_gui.qt.pieces import alive, named, wrapped
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ TOOLS = {
     "polygon": ("Polygon", "Draw around what is to have the selected label, in 2D; a double click ends it"),
     "pick": ("Pick", "Select the label under the mouse"),
 }
-#: The tool that changes nothing, and the one that works in a section only.
-MOVE, POLYGON = "pan_zoom", "polygon"
+#: The tool that changes nothing, the one that works in a section only, and the one that does so in large masks.
+MOVE, POLYGON, FILL = "pan_zoom", "polygon", "fill"
 #: Buttons in a row, and the largest brush in voxels.
 IN_A_ROW, LARGEST_BRUSH = 3, 400
 #: Words of the button that reverts, before and after it was pressed once, and for how many ms it waits then.
@@ -113,9 +114,9 @@ class ToolBox(QWidget):
             return
         mask = stage.mask
         barred = mask.wanted and not mask.visible
+        unfit = set(self._buttons) - {MOVE} if barred else _unfit(stage)
         for mode, button in self._buttons.items():
-            section_only = mode == POLYGON and (stage.viewer.dims.ndisplay == 3 or mask.n_edit_dimensions != 2)
-            button.setEnabled(mode == MOVE or not (barred or section_only))
+            button.setEnabled(mode not in unfit)
         self._group.setExclusive(False)  # napari has modes without a button of ours
         for mode, button in self._buttons.items():
             button.setChecked(mode == str(mask.mode))
@@ -126,8 +127,11 @@ class ToolBox(QWidget):
         self._volume.blockSignals(True)  # noqa: FBT003  # Qt's
         self._volume.setChecked(mask.n_edit_dimensions == 3)
         self._volume.blockSignals(False)  # noqa: FBT003  # Qt's
-        self._note.setText("This mask is too large to be corrected in 3D: turn to 2D." if barred else "")
-        self._note.setVisible(barred)
+        note = "This mask is too large to be corrected in 3D: turn to 2D." if barred else ""
+        if not barred and not mask.can_be_filled:
+            note = TOO_LARGE
+        self._note.setText(note)
+        self._note.setVisible(bool(note))
 
     def _use(self, mode: str) -> None:
         """Take a tool; the mask is shown and made active, so that it is the mask that is painted on."""
@@ -148,9 +152,9 @@ class ToolBox(QWidget):
 
     def _set_volume(self, wanted: bool) -> None:  # noqa: FBT001  # a slot
         if self._stage is not None:
-            if wanted and str(self._stage.mask.mode) == POLYGON:
-                self._stage.mask.mode = MOVE
             self._stage.mask.n_edit_dimensions = 3 if wanted else 2
+            if str(self._stage.mask.mode) in _unfit(self._stage):
+                self._stage.mask.mode = MOVE
 
     def _undo_edit(self) -> None:
         if self._stage is not None:
@@ -176,7 +180,14 @@ class ToolBox(QWidget):
         self._revert.setText(REVERT)
 
 
+def _unfit(stage: Stage) -> set[str]:
+    """Tools that cannot be used on as many dimensions as napari is set to."""
+    mask = stage.mask
+    polygon = stage.viewer.dims.ndisplay == 2 and mask.n_edit_dimensions == 2
+    return {mode for mode, fits in ((POLYGON, polygon), (FILL, mask.can_be_filled)) if not fits}
+
+
 def _events_of(stage: Stage) -> tuple[Any, ...]:
-    """What tells that a tool was chosen elsewhere, or cannot be used any more."""
-    events = stage.mask.events
-    return (events.mode, events.brush_size, events.n_edit_dimensions, events.visible, stage.viewer.dims.events.ndisplay)
+    """What tells that a tool was chosen elsewhere, or cannot be used any more or again."""
+    events, ndisplay = stage.mask.events, stage.viewer.dims.events.ndisplay
+    return (events.mode, events.brush_size, events.n_edit_dimensions, events.visible, events.data, ndisplay)

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 from cryomamba_core import wording
 from cryomamba_core.errors import CryoMambaError
 from cryomamba_gui.canvas.stepping import WORDS
+from cryomamba_gui.masks.draft import Drafts
 from cryomamba_gui.masks.review import Review, Verdict, load_review, save_review
 from cryomamba_gui.qt.pieces import named, wrapped
 
@@ -40,6 +41,9 @@ LINES = 3
 class ReviewBox(QWidget):
     """Verdict and note on one mask, and going through its sections by keyboard.
 
+    A note without a verdict, or that was changed after it, is a draft: it lies in the job's folder,
+    and is there again in the next window.
+
     Parameters
     ----------
     workplace
@@ -51,7 +55,8 @@ class ReviewBox(QWidget):
         self._desk = workplace.desk
         self._place: Place | None = None
         self._review: Review | None = None
-        self._drafts: dict[Path, str] = {}
+        self._drafts = Drafts(partial(self._desk.troubles.report, what="writing down a note"))
+        self._desk.soon(self._drafts.run, name="writing down notes")
         self._saving = trio.Lock()
         self._step = named(
             QPushButton("Step through sections by keyboard"),
@@ -103,14 +108,16 @@ class ReviewBox(QWidget):
 
     async def _load(self, place: Place, folder: Path) -> None:
         try:
+            await self._drafts.find(folder)
             review = await trio.to_thread.run_sync(load_review, folder)
             if place is self._place:
                 self._show(review)
         finally:
             if place is self._place:
                 self.setEnabled(True)
-                if folder in self._drafts:
-                    self._note.setPlainText(self._drafts[folder])
+                draft = self._drafts.of(folder)
+                if draft is not None:
+                    self._note.setPlainText(draft)
 
     def _show(self, review: Review | None) -> None:
         """Show a review as it was kept."""
@@ -142,10 +149,7 @@ class ReviewBox(QWidget):
     def _heed_note(self) -> None:
         mask = self._place.mask if self._place is not None else None
         if mask is not None:
-            if self._is_draft:
-                self._drafts[mask.folder] = self._note.toPlainText()
-            else:
-                self._drafts.pop(mask.folder, None)
+            self._drafts.set(mask.folder, self._note.toPlainText() if self._is_draft else None)
         self._show_kept()
 
     def _save(self) -> None:
@@ -171,8 +175,8 @@ class ReviewBox(QWidget):
                 self._kept.setText("not kept")
                 self._keep.setEnabled(True)
             raise
-        if self._drafts.get(folder) == review.note:
-            del self._drafts[folder]
+        if self._drafts.of(folder) == review.note:
+            self._drafts.set(folder, None)
         if place is self._place:
             self._review = review
             self._show_kept()

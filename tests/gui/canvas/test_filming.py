@@ -1,13 +1,17 @@
 """Pictures and films of the canvas; other programs say whether they are right."""
 
+import threading
+
 import numpy as np
 import pytest
 import trio
 from PIL import Image
-from staged import noise, survey
+from staged import make_mask, noise, survey
 
+from cryomamba_core import durable
 from cryomamba_core.errors import InvalidParameter, StorageError
 from cryomamba_gui.canvas import filming
+from cryomamba_gui.canvas import stage as stages
 from cryomamba_gui.canvas.animated_png import AnimatedPng
 
 
@@ -69,6 +73,78 @@ async def test_in_2d_it_is_filmed_in_3d_and_2d_again_afterwards(viewer, solid, t
     await filming.turning_movie(viewer, tmp_path / "film.png", seconds=0.5, fps=4)
     assert camera(viewer) == pytest.approx(before, abs=1e-6)
     assert solid.stepper.section == 3
+
+
+async def test_a_film_from_2d_waits_for_the_coarse_mask(viewer, solid, tmp_path, settle, nursery, monkeypatch):
+    made, make_relief, shown, looks = trio.Event(), stages.make_relief, [], []
+    anything_said = filming.anything_said
+
+    async def wait(*arguments):
+        await made.wait()
+        return await make_relief(*arguments)
+
+    monkeypatch.setattr(stages, "LARGE", 1000)
+    monkeypatch.setattr(stages, "make_relief", wait)
+    monkeypatch.setattr(filming, "anything_said", lambda viewer: looks.append(anything_said(viewer)) or looks[-1])
+    nursery.start_soon(solid.attend)
+    labels = np.ones((24, 32, 32), np.uint8)
+    with make_mask(tmp_path / "mask", labels, solid.tomogram.grid) as mask:
+        solid.show_mask(mask)
+
+        async def film():
+            await filming.turning_movie(
+                viewer, tmp_path / "film.png", seconds=0.5, fps=4, on_progress=lambda *_: shown.append(words(viewer))
+            )
+            shown.append("done")
+
+        nursery.start_soon(film)
+        await settle(lambda: looks.count(True) > 2 or shown)
+        assert "mask" in words(viewer)
+        assert shown == []
+        made.set()
+        await settle(lambda: "done" in shown)
+        assert shown == ["", "", "done"]
+        solid.remove()
+
+
+def words(viewer):
+    """What is read on the canvas."""
+    overlay = viewer.canvas.overlays.get("cryomamba")
+    return overlay.text if overlay is not None and overlay.visible else ""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_what_never_comes_is_not_waited_for_and_words_about_it_are_not_filmed(
+    viewer, stand, tmp_path, monkeypatch, stopped
+):
+    monkeypatch.setattr(filming, "PATIENCE", 0)
+    stand(noise((8, 16, 16)))
+    viewer.dims.ndisplay = 3
+    before, shown = words(viewer), []
+    assert "being read for 3D" in before
+    with trio.CancelScope() as scope:
+        await filming.turning_movie(
+            viewer,
+            tmp_path / "film.png",
+            seconds=0.5,
+            fps=4,
+            on_progress=lambda *_: (shown.append(words(viewer)), stopped and scope.cancel()),
+        )
+    assert set(shown) == {""}
+    assert words(viewer) == before
+    assert (tmp_path / "film.png").exists() is not stopped
+
+
+async def test_qt_does_not_wait_until_a_film_is_safe_on_the_disk(viewer, solid, tmp_path, monkeypatch):
+    threads = []
+    for name in ("sync_file", "sync_folder"):
+        work = getattr(durable, name)
+        monkeypatch.setattr(
+            durable, name, lambda path, work=work: (threads.append(threading.current_thread()), work(path))
+        )
+    await filming.turning_movie(viewer, tmp_path / "film.png", seconds=0.5, fps=4)
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
 
 
 async def test_a_cancelled_film_leaves_no_file_and_the_camera_as_it_was(viewer, solid, tmp_path):

@@ -7,6 +7,7 @@ from qtpy.QtTest import QTest
 from staged import LABELS, make_mask, noise, survey
 
 from cryomamba_core.previews import coarsen_labels
+from cryomamba_gui.canvas import layers
 from cryomamba_gui.canvas import relief as reliefs
 from cryomamba_gui.canvas import stage as stages
 
@@ -79,6 +80,57 @@ def test_a_stroke_of_the_mouse_is_one_edit(viewer, staged_mask, pump):
     QTest.keyClick(widget, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     pump(lambda: len(told) == 2)
     assert np.count_nonzero(mask.array == 2) < before
+
+
+def test_undo_forgets_the_oldest_edits_when_all_hold_too_much(staged_mask, labels, monkeypatch):
+    stage, mask = staged_mask
+    layer, states = stage.mask, [labels.copy()]
+    monkeypatch.setattr(layers, "KEPT", 2 * 2 * SHAPE[1] * SHAPE[2])  # two fills, each a mask and the old values
+    for value in (3, 4, 5):
+        layer.fill((5, 0, 0), value)
+        states.append(mask.array.copy())
+    for state in (states[2], states[1], states[1]):
+        layer.undo()
+        np.testing.assert_array_equal(mask.array, state)
+    for state in (states[2], states[3], states[3]):
+        layer.redo()
+        np.testing.assert_array_equal(mask.array, state)
+    monkeypatch.setattr(layers, "KEPT", 1)
+    layer.paint((5, 2, 2), 2)
+    layer.undo()
+    np.testing.assert_array_equal(mask.array, states[3], "the last edit can always be taken back")
+    layer.undo()
+    np.testing.assert_array_equal(mask.array, states[3])
+
+
+def test_undo_goes_back_a_hundred_small_edits(staged_mask):
+    stage, mask = staged_mask
+    stage.mask.brush_size = 1
+    for step in range(103):
+        stage.mask.paint((5, 30, 30), 3 + step)
+    for _ in range(103):
+        stage.mask.undo()
+    assert mask.array[5, 30, 30] == 5, "three are forgotten"
+
+
+def test_a_click_that_would_fill_too_much_in_3d_fills_nothing_and_says_so(viewer, staged_mask, labels, monkeypatch):
+    stage, mask = staged_mask
+    said = []
+    monkeypatch.setattr(layers, "show_info", said.append)
+    viewer.layers.selection.active = stage.mask
+    stage.mask.mode = "fill"
+    stage.mask.selected_label = 7
+    stage.mask.n_edit_dimensions = 3
+    widget = native(viewer)
+    centre = widget.rect().center()
+    monkeypatch.setattr(layers, "FILLED", labels.size - 1)
+    QTest.mouseClick(widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, centre)
+    np.testing.assert_array_equal(mask.array, labels)
+    assert said == [layers.TOO_LARGE]
+    monkeypatch.setattr(layers, "FILLED", labels.size)
+    QTest.mouseClick(widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, centre)
+    assert (mask.array == 7).any(axis=(1, 2)).sum() > 1
+    assert len(said) == 1
 
 
 def test_another_mask_cannot_be_undone_into(viewer, staged_mask, tmp_path):

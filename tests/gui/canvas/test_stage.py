@@ -144,6 +144,20 @@ def test_while_the_overview_is_made_the_canvas_says_so(viewer, stand, pump):
     assert viewer.scene.camera.zoom == pytest.approx(zoom), "the camera was fitted to it"
 
 
+def test_what_is_said_of_one_tomogram_stays_when_another_is_ready_or_put_away(viewer, stand):
+    first, second, third = (stand(noise(SHAPE), name=f"{name}.mrc") for name in ("first", "second", "third"))
+    viewer.dims.ndisplay = 3
+    notice = viewer.canvas.overlays["cryomamba"]
+    assert [line.split()[0] for line in notice.text.splitlines()] == ["first", "second", "third"]
+    survey(second.tomogram)
+    second.show_overview()
+    third.remove()
+    assert notice.visible
+    assert notice.text == "first is being read for 3D …"
+    first.remove()
+    assert not notice.visible
+
+
 def test_a_stage_in_a_viewer_that_is_in_3d_already(viewer, stand, pump):
     viewer.dims.ndisplay = 3
     stage = stand(noise(SHAPE))

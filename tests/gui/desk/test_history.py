@@ -85,6 +85,27 @@ async def test_a_file_that_is_opened_again_stands_first_and_once(history, monkey
     assert history.recent == (tmp_path / "a.mrc", tmp_path / "b.mrc")
 
 
+async def test_a_voxel_size_that_was_given_is_remembered_until_the_file_is_opened_with_another(
+    history, new_window, tmp_path
+):
+    assert history.file(tmp_path / "a.mrc") is None
+    history.remember_file(tmp_path / "a.mrc", voxel_size=(7.0, 8.0, 9.5), shape=(4, 5, 6))
+    await write(history)
+    found = new_window()
+    file = found.file(tmp_path / "a.mrc")
+    assert (file.voxel_size, file.shape) == ((7.0, 8.0, 9.5), (4, 5, 6))
+    found.remember_file(tmp_path / "a.mrc")
+    assert found.file(tmp_path / "a.mrc").voxel_size is None
+
+
+def test_a_file_that_was_remembered_without_a_voxel_size_is_known(file, new_window, troubles):
+    file.parent.mkdir(parents=True)
+    file.write_text('{"recent": [{"path": "/data/a.mrc", "at": "2026-01-02T03:04:05Z"}]}')
+    assert new_window().recent == (Path("/data/a.mrc"),)
+    assert new_window().file(Path("/data/a.mrc")).voxel_size is None
+    assert troubles.items == ()
+
+
 async def test_of_too_much_the_oldest_goes(history, new_window):
     for number in range(MOST_RECENT + 3):
         history.remember_file(Path(f"/data/{number}.mrc"))

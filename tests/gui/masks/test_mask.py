@@ -15,7 +15,7 @@ from drawn_labels import NAMES, ArrayVolume, some_labels
 
 from cryomamba_core.artifacts import Artifact
 from cryomamba_core.errors import InputError, MissingFile, OutputExists, StorageDamaged, StorageFull, UnsupportedFile
-from cryomamba_gui.masks import converting
+from cryomamba_gui.masks import converting, folder_lock
 from cryomamba_gui.masks import mask as mask_module
 from cryomamba_gui.masks.mask import EditedMask
 
@@ -309,3 +309,127 @@ def test_the_files_of_a_creation_that_another_process_is_at_are_left_alone(tmp_p
     other.touch()
     EditedMask.create(tmp_path, ArrayVolume(some_labels()), NAMES).close()
     assert other.exists()
+
+
+def test_what_an_earlier_process_of_this_number_left_is_cleared_up(tmp_path):
+    left = tmp_path / f".mask.raw.{os.getpid()}.partial"
+    left.touch()
+    EditedMask.create(tmp_path, ArrayVolume(some_labels()), NAMES).close()
+    assert not left.exists()
+
+
+class GatedVolume(ArrayVolume):
+    """Is read when it is allowed; says when somebody wants to."""
+
+    def __init__(self, array):
+        super().__init__(array)
+        self.wanted, self.allowed = threading.Event(), threading.Event()
+
+    def read(self, region):
+        self.wanted.set()
+        assert self.allowed.wait(60)
+        return super().read(region)
+
+
+def test_of_two_windows_that_take_up_a_mask_one_makes_it_and_both_edit_the_same_file(tmp_path):
+    slow, waited, masks = GatedVolume(some_labels()), threading.Event(), {}
+
+    def take_up(name, volume, on_progress=None):
+        masks[name] = EditedMask.create(tmp_path, volume, NAMES, on_progress)
+
+    first = threading.Thread(target=take_up, args=("first", slow))
+    first.start()
+    assert slow.wanted.wait(60)
+    unread = GatedVolume(some_labels())
+    second = threading.Thread(target=take_up, args=("second", unread, lambda *_: waited.set()))
+    second.start()
+    assert waited.wait(60)
+    slow.allowed.set()
+    first.join()
+    second.join()
+    assert not unread.wanted.is_set()
+    with masks["first"] as one, masks["second"] as other:
+        one.array[4, 5, 6] = 77
+        assert other.array[4, 5, 6] == 77
+        assert EditedMask.reopen(tmp_path).array[4, 5, 6] == 77
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.raw", "original.raw", "mask.json"}
+
+
+def test_waiting_for_another_window_can_be_stopped(tmp_path):
+    slow = GatedVolume(some_labels())
+    first = threading.Thread(target=lambda: EditedMask.create(tmp_path, slow, NAMES).close())
+    first.start()
+    assert slow.wanted.wait(60)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        EditedMask.create(tmp_path, ArrayVolume(some_labels()), NAMES, stop)
+    slow.allowed.set()
+    first.join()
+    assert EditedMask.is_in(tmp_path)
+
+
+def test_the_next_window_makes_the_mask_if_the_first_one_fails(tmp_path):
+    broken = GatedVolume(some_labels(dtype=np.int8) - 9)
+    refused = []
+
+    def fail():
+        with pytest.raises(UnsupportedFile) as caught:
+            EditedMask.create(tmp_path, broken, NAMES)
+        refused.append(caught)
+
+    first = threading.Thread(target=fail)
+    first.start()
+    assert broken.wanted.wait(60)
+    with EditedMask.create(tmp_path, ArrayVolume(some_labels()), NAMES, lambda *_: broken.allowed.set()) as mask:
+        np.testing.assert_array_equal(mask.array, some_labels())
+    first.join()
+    assert refused
+
+
+def test_without_locks_a_mask_that_was_made_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
+    slow, masks = GatedVolume(some_labels()), []
+    late = threading.Thread(target=lambda: masks.append(EditedMask.create(tmp_path, slow, NAMES)))
+    late.start()
+    assert slow.wanted.wait(60)
+    with EditedMask.create(tmp_path, ArrayVolume(some_labels()), NAMES) as mask:
+        mask.array[4, 5, 6] = 77
+        slow.allowed.set()
+        late.join()
+        with masks[0] as other:
+            assert other.array[4, 5, 6] == 77
+
+
+WAIT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from drawn_labels import NAMES, ArrayVolume, some_labels
+from cryomamba_gui.masks.mask import EditedMask
+mask = EditedMask.create(Path(sys.argv[1]), ArrayVolume(some_labels()), NAMES, lambda done, _: print(done, flush=True))
+mask.array[1, 2, 3] = 99
+mask.touched()
+"""
+
+
+def test_another_process_waits_too(tmp_path):
+    slow, masks = GatedVolume(some_labels()), []
+    first = threading.Thread(target=lambda: masks.append(EditedMask.create(tmp_path, slow, NAMES)))
+    first.start()
+    assert slow.wanted.wait(60)
+    command = [sys.executable, "-c", WAIT, str(tmp_path), str(Path(drawn_labels.__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "0\n", "it waits"
+        slow.allowed.set()
+        first.join()
+        other.communicate()
+    assert other.returncode == 0
+    with masks[0] as mask:
+        assert mask.array[1, 2, 3] == 99
+        assert mask.edited

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from cryomamba_core.errors import InvalidParameter, StorageDamaged, StorageError
+from cryomamba_gui.masks.draft import load_draft, save_draft
 from cryomamba_gui.masks.review import LONGEST_NOTE, Review, Verdict, load_review, save_review, user_name
 
 
@@ -51,3 +52,20 @@ def test_a_damaged_review_is_said_to_be_one(tmp_path, text):
 def test_a_folder_that_is_gone_is_told_as_an_error_of_the_disk(tmp_path):
     with pytest.raises(StorageError, match="cannot be kept"):
         save_review(tmp_path / "none", Review.now(Verdict.ACCEPTED))
+
+
+def test_a_draft_is_read_as_it_was_kept_until_it_is_taken_away(tmp_path):
+    assert load_draft(tmp_path) is None
+    for note in ("the membrane at the rim\nis doubled · 膜", ""):
+        save_draft(tmp_path, note)
+        assert load_draft(tmp_path) == note
+    save_draft(tmp_path, None)
+    save_draft(tmp_path, None)
+    assert load_draft(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_draft_that_cannot_be_kept_is_an_error_with_a_hint(tmp_path):
+    with pytest.raises(StorageError) as refused:
+        save_draft(tmp_path / "gone", "note")
+    assert refused.value.hint

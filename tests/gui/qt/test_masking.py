@@ -10,6 +10,7 @@ from cryomamba_core.jobs import JobConfig, Source
 from cryomamba_core.labels import name_labels
 from cryomamba_core.measures import LabelStatistics
 from cryomamba_core.measuring.labels import measure_labels
+from cryomamba_gui.canvas import layers
 from cryomamba_gui.qt.label_table import LabelTable, short
 
 
@@ -166,6 +167,30 @@ def test_the_brush_is_as_wide_here_as_in_napari(masked, place):
     assert masked.find("mask.tool.polygon").isEnabled()
 
 
+def test_a_mask_that_is_too_large_is_not_filled_in_3d_and_what_to_do_is_said(masked, place, monkeypatch):
+    mask, fill = place.stage.mask, masked.find("mask.tool.fill")
+    masked.click("mask.tool.fill")
+    masked.click("mask.brush-3d")
+    assert fill.isEnabled()
+    assert fill.isChecked()
+    masked.click("mask.brush-3d")
+    monkeypatch.setattr(layers, "FILLED", place.mask.grid.voxels - 1)
+    assert not masked.find("mask.tool-note").isVisible()
+    masked.click("mask.brush-3d")
+    assert not fill.isEnabled()
+    assert str(mask.mode) == "pan_zoom"
+    assert "section by section" in masked.text("mask.tool-note")
+    masked.click("mask.brush-3d")
+    assert fill.isEnabled()
+    assert not masked.find("mask.tool-note").isVisible()
+    monkeypatch.setattr(layers, "FILLED", place.mask.grid.voxels)
+    masked.click("mask.brush-3d")
+    assert fill.isEnabled()
+    monkeypatch.setattr(layers, "FILLED", place.mask.grid.voxels - 1)
+    place.stage.show_mask(place.mask)
+    assert not fill.isEnabled(), "another mask may be larger"
+
+
 def test_edits_are_measured_taken_back_and_made_again(masked, place, pump):
     table = masked.find("mask.labels", QTableWidget)
     before = place.mask.array.copy()
@@ -285,6 +310,35 @@ def test_many_labels_scroll_and_are_read_in_a_narrow_panel(show):
     table.resize(900, 300)
     QApplication.processEvents()
     assert not any(table.isColumnHidden(column) for column in range(table.columnCount()))
+
+
+def test_labels_beyond_the_last_row_are_counted_in_a_line_that_is_no_label(show):
+    table = show(LabelTable())
+    toggled, picked = [], []
+    table.toggled.connect(lambda *told: toggled.append(told))
+    table.picked.connect(picked.append)
+    labels, statistics = some_statistics(1240)
+    table.show_labels(labels, statistics, current=True)
+    QApplication.processEvents()
+    line = table.item(table.rowCount() - 1, 0)
+    assert table.rowCount() == 201
+    assert line.text() == "and 1,040 more labels: the export has all"
+    assert table.values == tuple(range(1, 201))
+    table.scrollToBottom()
+    middle = table.visualItemRect(line).center()
+    assert table.visualItemRect(line).width() > table.fontMetrics().horizontalAdvance(line.text())
+    QTest.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=middle)
+    table.selectRow(200)
+    assert (table.value, toggled, picked) == (None, [], [])
+    table.show_labels(labels[:201], statistics[:201], current=True)
+    assert table.item(200, 0).text() == "and 1 more label: the export has all"
+    table.show_labels(labels[:200], statistics[:200], current=True)
+    assert table.rowCount() == 200
+    table.show_labels(labels, statistics, current=True)
+    table.show_labels(labels[5:40], statistics[5:40], current=True)
+    assert table.rowCount() == 35
+    assert table.item(34, 1).text(), "it has columns again"
+    assert table.columnSpan(34, 0) == 1
 
 
 @pytest.mark.parametrize(

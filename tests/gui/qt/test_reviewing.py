@@ -3,9 +3,12 @@
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QPlainTextEdit, QPushButton
 
+from cryomamba_gui.masks import draft
+from cryomamba_gui.masks.draft import DRAFT, load_draft
 from cryomamba_gui.masks.review import LONGEST_NOTE, REVIEW, Verdict, load_review
-from cryomamba_gui.qt.reviewing import VERDICTS
+from cryomamba_gui.qt.reviewing import VERDICTS, ReviewBox
 
 
 @pytest.fixture
@@ -70,6 +73,70 @@ def test_a_note_that_was_not_kept_yet_is_there_when_the_tomogram_is(masked, plac
     pump(lambda: masked.find("mask.note").isEnabled())
     assert masked.find("mask.note").toPlainText() == "I was about to"
     assert load_review(place.mask.folder) is None
+
+
+@pytest.fixture
+def another_window(masked, place, pump, show, find):
+    """Opens what another window shows of the review."""
+
+    def begin():
+        box = show(ReviewBox(masked.panel.workplace))
+        box.attend(place)
+        pump(lambda: find(box, QPlainTextEdit, "mask.note").isEnabled())
+        return box
+
+    return begin
+
+
+def test_a_note_without_a_verdict_is_there_in_the_next_window(masked, place, pump, find, another_window):
+    masked.type("mask.note", "begun\nand not ended")
+    pump(lambda: load_draft(place.mask.folder) == "begun\nand not ended")
+    box = another_window()
+    note = find(box, QPlainTextEdit, "mask.note")
+    assert note.toPlainText() == "begun\nand not ended"
+    assert load_review(place.mask.folder) is None
+    find(box, QPushButton, "mask.verdict.accepted").click()
+    pump(lambda: not (place.mask.folder / DRAFT).exists())
+    assert load_review(place.mask.folder).note == "begun\nand not ended"
+    assert find(another_window(), QPlainTextEdit, "mask.note").toPlainText() == "begun\nand not ended"
+
+
+def test_a_note_is_written_down_when_the_window_is_closed(masked, place, monkeypatch):
+    monkeypatch.setattr(draft, "MOMENT", 1e6)
+    folder = place.mask.folder
+    masked.type("mask.note", "just typed")
+    assert load_draft(folder) is None
+    masked.panel.workplace.bridge.drain()
+    assert load_draft(folder) == "just typed"
+
+
+def test_a_change_of_a_note_that_was_kept_is_a_draft_until_it_is_taken_back(
+    masked, place, pump, find, another_window, monkeypatch
+):
+    monkeypatch.setattr(draft, "MOMENT", 0)
+    masked.type("mask.note", "good")
+    masked.click("mask.verdict.accepted")
+    pump(lambda: "kept" in masked.text("mask.verdict-kept"))
+    masked.type("mask.note", "not so good")
+    pump(lambda: load_draft(place.mask.folder) == "not so good")
+    box = another_window()
+    note, keep = find(box, QPlainTextEdit, "mask.note"), find(box, QPushButton, "mask.keep-note")
+    assert note.toPlainText() == "not so good"
+    assert keep.isEnabled()
+    note.setPlainText("good")
+    pump(lambda: not (place.mask.folder / DRAFT).exists())
+    assert load_review(place.mask.folder).note == "good"
+
+
+def test_a_note_that_cannot_be_written_down_is_said_and_stays(masked, place, pump):
+    (place.mask.folder / DRAFT).mkdir()
+    masked.type("mask.note", "typed")
+    pump(lambda: masked.find("messages").isVisible())
+    assert "the note that was begun cannot be kept" in masked.text("messages.error.message")
+    assert masked.find("mask.note").toPlainText() == "typed"
+    (place.mask.folder / DRAFT).rmdir()
+    masked.type("mask.note", "typed again")
+    pump(lambda: load_draft(place.mask.folder) == "typed again")
 
 
 def test_a_note_that_is_too_long_is_refused_and_stays(masked, place, pump):

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import threading
+from functools import partial
 
 import mrcfile
 import nibabel
@@ -16,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 
 from cryomamba_gui.masks import exporting
 from cryomamba_gui.masks.review import Verdict
+from cryomamba_gui.qt import taking_home
 
 READERS = {
     "mask.mrc": lambda path: mrcfile.read(path),
@@ -180,7 +182,7 @@ def test_the_canvas_is_written_as_a_picture(masked, tmp_path, pump):
         assert len(np.unique(np.asarray(picture))) > 9
 
 
-def test_a_film_of_the_turning_volume_is_written_and_one_can_be_stopped(masked, place, tmp_path, pump):
+def test_a_film_of_the_turning_volume_is_written_and_one_can_be_stopped(masked, place, tmp_path, pump, monkeypatch):
     masked.click("home.movie")
     masked.save_as(tmp_path / "stopped.png")
     pump(lambda: "filming" in masked.text("mask.progress.words") and place.works[0].done > 0)
@@ -190,13 +192,14 @@ def test_a_film_of_the_turning_volume_is_written_and_one_can_be_stopped(masked, 
     assert not (tmp_path / "stopped.png").exists()
     assert masked.viewer.dims.ndisplay == 2
     masked.viewer.window.resize(700, 500)
+    monkeypatch.setattr(taking_home, "turning_movie", partial(taking_home.turning_movie, seconds=2))
     masked.click("home.movie")
     masked.save_as(tmp_path / "turning.png")
     pump(lambda: "wrote" in masked.text("home.done"))
     with Image.open(tmp_path / "turning.png") as film:
-        assert film.n_frames == 200
+        assert film.n_frames == 50
         first = np.asarray(film.convert("RGB")).copy()
-        film.seek(50)
+        film.seek(12)
         assert np.any(np.asarray(film.convert("RGB")) != first)
 
 
