@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from cryomamba_core.errors import CryoMambaError, StorageError
 from cryomamba_core.wire import load_json
@@ -19,6 +21,10 @@ CHUNK = 4 << 20
 
 #: Ending of files that are being written; whoever finds one without a writer may remove it.
 PARTIAL = ".partial"
+
+#: Stand in their names: of this process, not of one with the same number that is gone, and of each time.
+_RUN = uuid4().hex
+_calls = itertools.count()
 
 
 def sync_folder(folder: Path) -> None:
@@ -49,7 +55,7 @@ def replacing(target: Path) -> Iterator[Path]:
         Write here: beside the target, so that the rename stays on one file system. It is removed
         if the block raises.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    partial = target.with_name(f".{target.name}.{_RUN}-{next(_calls)}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
         sync_file(partial)
@@ -58,6 +64,11 @@ def replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def is_of_this_process(partial: Path) -> bool:
+    """Whether `replacing` has named a file in this process."""
+    return _RUN in partial.name
 
 
 def write_whole(target: Path, data: bytes) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from cryomamba_core.durable import PARTIAL, sync_file, sync_folder
+from cryomamba_core.durable import PARTIAL, is_of_this_process, replacing
 from cryomamba_core.errors import UnsupportedFile
 from cryomamba_core.geometry import Region, slab_depth
 from cryomamba_core.label_file import LabelFile
@@ -30,10 +28,6 @@ SLAB_VOXELS = 4 << 20
 
 #: Bytes of the pieces that are left out of the original if they are background.
 BLOCK = 64 << 10
-
-#: Stands in the names of files that this process is writing, and not in those of one with the same number that is gone.
-_RUN = uuid4().hex
-_calls = itertools.count()
 
 
 class _MadeMeanwhile(Exception):
@@ -78,9 +72,9 @@ def convert(volume: Volume, dtype: np.dtype[Any], folder: Path, on_progress: OnS
 
 def _write(volume: Volume, dtype: np.dtype[Any], folder: Path, report: OnSections) -> None:
     with ExitStack() as stack:
-        partial = stack.enter_context(_replacing(folder / WORKING))
+        partial = stack.enter_context(replacing(folder / WORKING))
         working = stack.enter_context(LabelFile(partial, volume.grid.shape, dtype, create=True))
-        original = stack.enter_context(stack.enter_context(_replacing(folder / ORIGINAL)).open("wb"))
+        original = stack.enter_context(stack.enter_context(replacing(folder / ORIGINAL)).open("wb"))
         for slab in volume.grid.whole.slabs(slab_depth(volume.grid.shape, voxels=SLAB_VOXELS)):
             labels = _as_labels(volume.read(slab), working.dtype, slab)
             working.write(slab, labels)
@@ -100,20 +94,6 @@ def _made(folder: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_ctime_ns
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """As `replacing` of `cryomamba_core.durable`; two windows of one process write to two files, too."""
-    partial = target.with_name(f".{target.name}.{_RUN}-{next(_calls)}.{os.getpid()}{PARTIAL}")
-    try:
-        yield partial
-        sync_file(partial)
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
 
 
 def _as_labels(voxels: NDArray[Any], dtype: np.dtype[Any], slab: Region) -> NDArray[Any]:
@@ -152,6 +132,6 @@ def _clear_leftovers(folder: Path) -> None:
         for leftover in folder.glob(f".{name}.*{PARTIAL}"):
             number = leftover.name.removesuffix(PARTIAL).rpartition(".")[2]
             ours = number == str(os.getpid())
-            alive = _RUN in leftover.name if ours else number.isdecimal() and psutil.pid_exists(int(number))
+            alive = is_of_this_process(leftover) if ours else number.isdecimal() and psutil.pid_exists(int(number))
             if not alive:
                 leftover.unlink(missing_ok=True)
