@@ -206,7 +206,9 @@ async def test_a_job_that_was_to_stop_does_not_run_again(settings, target, tomog
         with closing(sqlite3.connect(settings.data_dir / "cryomamba.sqlite")) as database, database:
             database.execute("UPDATE jobs SET cancel_requested = 1")
         make_backup(settings.data_dir, backup_file, with_keys=False)
-        (settings.jobs_dir / job.id / "open").touch()
+        folder = settings.jobs_dir / job.id
+        folder.mkdir(parents=True, exist_ok=True)  # a job is running as soon as it has its slot
+        (folder / "open").touch()
         await engines.heard(engine, job.id)
     restore(backup_file, target)
     async with engines.scripted_engine(target) as engine:

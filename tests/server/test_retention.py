@@ -144,9 +144,9 @@ async def test_a_file_that_a_waiting_job_needs_stays(settings, tomogram, monkeyp
         age(settings, "files", "created_at")
         age(settings, "files", "last_used_at")
         assert await Rounds(engine, settings).make() == ({} if protected else {"file": 1})
-        (settings.jobs_dir / first.id / "open").touch()
-        settings.jobs_dir.joinpath(waiting.id).mkdir()
-        (settings.jobs_dir / waiting.id / "open").touch()
+        for job in (first, waiting):
+            settings.jobs_dir.joinpath(job.id).mkdir(exist_ok=True)
+            (settings.jobs_dir / job.id / "open").touch()
         await engines.heard(engine, waiting.id)
         state = (await engine.job(waiting.id, owner=None)).state
         assert state is (JobState.COMPLETED if protected else JobState.FAILED)

@@ -183,9 +183,10 @@ class Supervision:
             return False
 
     async def _launch(self) -> bool:
-        self._end = await self._insist(whole_results, self._directory)
-        if self._end is not None:  # of an attempt whose results found no room in the storage
-            return False
+        if self._work.record.attempt > 1:
+            self._end = await self._insist(whole_results, self._directory)
+            if self._end is not None:  # of an attempt whose results found no room in the storage
+                return False
         try:
             with trio.CancelScope(shield=True):
                 await self._start_worker()

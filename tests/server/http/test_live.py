@@ -68,7 +68,9 @@ class Scene:
         return done.stdout.decode()
 
     def go(self):
-        (self.server.settings.jobs_dir / self.job_id / "go").touch()
+        folder = self.server.settings.jobs_dir / self.job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "go").touch()
 
     async def until_there_are(self, listeners):
         with trio.fail_after(engines.DEADLINE):
