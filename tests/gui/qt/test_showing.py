@@ -208,9 +208,9 @@ def test_labels_of_another_file_that_had_this_name_are_not_laid(
     assert "12 × 30 × 32" in troubles.items[-1].error.message
     assert troubles.items[-1].error.hint
     assert place.mask is None
-    told = len(troubles.items)
     desktop.bench.show(second)
-    pump(lambda: len(troubles.items) > told)
+    pump(lambda: place.item is second and not place.works)
+    assert all("12 × 30 × 32" in trouble.error.message for trouble in troubles.items)
     assert not place.stage.preview.visible
 
 
