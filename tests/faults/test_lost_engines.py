@@ -78,8 +78,9 @@ async def test_a_worker_outlives_its_engine_and_the_next_engine_goes_on_listenin
     assert_completed_once(settings, tomogram, events, record, attempt=1)
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["", "before it was recorded which worker it is"])
 async def test_a_job_that_was_completed_while_nobody_listened_is_completed_when_the_next_engine_opens(
-    settings, tomogram, gate, engine_process, until, no_worker
+    settings, tomogram, gate, engine_process, until, no_worker, recorded
 ):
     first = engine_process()
     job_id = first.submit(steps(tomogram, gate=str(gate)))
@@ -90,6 +91,9 @@ async def test_a_job_that_was_completed_while_nobody_listened_is_completed_when_
     await no_worker()
     assert stored(settings, job_id).state.active  # without an engine nobody has noticed
     assert not (settings.data_dir / "artifacts").exists()
+    if not recorded:
+        with closing(sqlite3.connect(settings.data_dir / "cryomamba.sqlite")) as database, database:
+            database.execute("UPDATE jobs SET executor = NULL, token = NULL")
     async with open_engine(make_host(settings), settings) as engine:
         record = await engine.job(job_id, owner=OWNER)
         events = await heard(engine, job_id)

@@ -51,6 +51,8 @@ WAIT_SECONDS = 1.0
 KILL_GRACE = 5.0
 #: A disk with less room than this cannot have taken a worker's last words.
 FULL_BYTES = 64 << 10
+#: What is known of the end of a worker that an earlier engine has started.
+ENDED_UNSEEN = "it ended while no engine was running"
 
 
 class Supervision:
@@ -165,11 +167,12 @@ class Supervision:
                 look = await self._look()
                 if look.beat is None and not self._offset:
                     return False
+                self._exit = WorkerExit(code=None, reason=ENDED_UNSEEN)
             await self._record_handle()
         else:
             self._executor = self._executors.get(self._handle.executor)
             if not await self._insist(self._executor.reattach, self._handle):
-                self._exit = WorkerExit(code=None, reason="it ended while no engine was running")
+                self._exit = WorkerExit(code=None, reason=ENDED_UNSEEN)
         if self._work.cancel_requested:
             await self._insist(order_cancel, self._directory)
         return True
